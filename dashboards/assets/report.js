@@ -1,0 +1,91 @@
+// Draws the page's figures with Plotly, in the reader's colours, and again when these change.
+(function () {
+  "use strict";
+  const settings = JSON.parse(document.getElementById("settings").textContent);
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const paper = window.matchMedia("print");
+  const boxes = Array.from(document.querySelectorAll(".plot[data-spec]"));
+  const specs = new Map();
+  let narrow = null;
+
+  function read(box) {
+    if (!specs.has(box)) {
+      const text = document.getElementById(box.dataset.spec + "-spec").textContent;
+      specs.set(box, text);
+    }
+    return JSON.parse(specs.get(box));
+  }
+
+  // Figures are written in light colours; each has one dark partner, matched as a whole string.
+  function recolour(value) {
+    if (typeof value === "string") {
+      return Object.prototype.hasOwnProperty.call(settings.dark, value) ? settings.dark[value] : value;
+    }
+    if (Array.isArray(value)) return value.map(recolour);
+    if (value && typeof value === "object") {
+      for (const key of Object.keys(value)) {
+        if (key !== "bdata") value[key] = recolour(value[key]);
+      }
+    }
+    return value;
+  }
+
+  function draw(box) {
+    let spec = read(box);
+    if (dark.matches && !paper.matches && !box.dataset.print) spec = recolour(spec);
+    const layout = spec.layout;
+    layout.autosize = true;
+    if (box.clientWidth < settings.narrow) {
+      layout.font = Object.assign({}, layout.font, { size: 11 });
+      layout.margin = Object.assign({}, layout.margin, { r: 8 });
+      // Where every cell prints its number, the colour bar is what a phone can spare.
+      const printed = spec.data.some((trace) => trace.mode === "text");
+      for (const trace of spec.data) if (trace.type === "heatmap" && printed) trace.showscale = false;
+    }
+    return window.Plotly.react(box, spec.data, layout, settings.config);
+  }
+
+  function drawAll() {
+    boxes.forEach(draw);
+  }
+
+  // One figure at a time, so that the page answers while many are drawn.
+  function drawInTurn(queue) {
+    const box = queue.shift();
+    if (!box) {
+      document.documentElement.dataset.drawn = "all";
+      return;
+    }
+    draw(box);
+    window.setTimeout(() => drawInTurn(queue), 0);
+  }
+
+  function printing(on) {
+    boxes.forEach((box) => {
+      if (on) box.dataset.print = "1";
+      else delete box.dataset.print;
+    });
+    drawAll();
+  }
+
+  // A link to something folded away opens it.
+  function reveal() {
+    let part = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+    for (; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  }
+
+  dark.addEventListener("change", drawAll);
+  window.addEventListener("beforeprint", () => printing(true));
+  window.addEventListener("afterprint", () => printing(false));
+  window.addEventListener("hashchange", reveal);
+  window.addEventListener("resize", () => {
+    const now = document.documentElement.clientWidth < settings.narrow;
+    if (now !== narrow) {
+      narrow = now;
+      drawAll();
+    }
+  });
+  narrow = document.documentElement.clientWidth < settings.narrow;
+  reveal();
+  drawInTurn(boxes.slice());
+})();

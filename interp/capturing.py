@@ -1,0 +1,559 @@
+"""A capture, checked and planned before it runs: batch invariance, shards, batches, resuming."""
+
+import hashlib
+import io
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.certificate import deviation
+from interp.data import read
+from interp.errors import DataError, LayerNotFound, ModelError, ParameterError, StoreError
+from interp.feeds import as_tokens, feed
+from interp.hookpoints import HookPoint
+from interp.hooks import all_fired, evaluating, hooked
+from interp.loading import DTYPES, load
+from interp.pooling import POOLS, Pool, pool
+from interp.runs import write_bytes
+from interp.store import (
+    FORMAT,
+    ActivationStore,
+    Part,
+    read_manifest,
+    shard_is_whole,
+    write_manifest,
+    write_shard,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from interp.models import Model
+
+__all__ = ["Capture", "Plan"]
+
+SHARD_BYTES = 256 * 2**20
+SHARD_ROWS = 4096
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a capture will cost.
+
+    Attributes
+    ----------
+    rows : rows of the data.
+    tokens : positions that the model reads, pads excluded.
+    bytes : size of the store.
+    shards : files of it.
+    seconds : estimated from a timed batch.
+    """
+
+    rows: int
+    tokens: int
+    bytes: int
+    shards: int
+    seconds: float
+
+
+class Capture:
+    """A capture that has been checked and planned; `in_memory` and `on_disk` run it."""
+
+    def __init__(
+        self,
+        model: "Model | nn.Module | str",
+        data: Any,
+        hookpoints: str | Iterable[str],
+        pool: Pool = "last",
+        batch_size: int | None = None,
+        dtype: str | None = None,
+        max_length: int | None = None,
+        columns: Mapping[str, Any] | None = None,
+    ) -> None:
+        if pool not in POOLS:
+            raise ParameterError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}.")
+        if batch_size is not None and batch_size < 1:
+            raise ParameterError(f"batch_size must be at least 1; got {batch_size}.")
+        if dtype is not None and dtype not in DTYPES:
+            raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+        self.model = load(model)
+        self.data = read(data, **(columns or {}))
+        self.pool: Pool = pool
+        self.batch_size = batch_size
+        self.dtype = None if dtype is None else DTYPES[dtype]
+        self.feed = feed(self.model, self.data, max_length)
+        points = self.model.resolve(hookpoints)
+        self.points = self.feed.check(points)
+        self.outlines = self._first_forward()
+        self.lengths = {p.name: self._row_lengths(p.name) for p in self.points}
+        self.certificate = self._certify()
+        self.shards = self._plan_shards()
+
+    # -- checking --------------------------------------------------------------------------------
+
+    def _first_forward(self) -> "dict[str, Outline]":
+        """Run the first row to the end: what fires, how often, and the shape of its rows."""
+        fired: dict[str, int] = {p.name: 0 for p in self.points}
+        outlines: dict[str, Outline] = {}
+
+        def look(point: HookPoint, tensor: Tensor) -> None:
+            fired[point.name] += 1
+            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool)
+            fixed = None if mask is not None else x.shape[1]
+            outlines[point.name] = Outline(tuple(x.shape[2:]), self.dtype or x.dtype, fixed)
+
+        module = self.model.module
+        with evaluating(module), torch.inference_mode(), hooked(module, self.points, look):
+            self.feed.run([0])
+        all_fired(fired, self.model.spec)
+        for name, times in fired.items():
+            if times > 1:
+                raise LayerNotFound(
+                    f"{name} fires {times} times in one forward (a shared module), so it has no "
+                    "one activation a row; use interp.record and its .calls()."
+                )
+        return outlines
+
+    def _row_lengths(self, name: str) -> list[int]:
+        """Positions that each row of the data has at a hook point."""
+        fixed = self.outlines[name].tokens
+        return self.feed.lengths if fixed is None else [fixed] * len(self.data)
+
+    def _certify(self) -> dict[str, float]:
+        """Largest deviation, in units of the tolerance, between a row alone and in a batch."""
+        if self.batch_size == 1:
+            return {}
+        key = (tuple(p.name for p in self.points), self.pool, self.data.kind, self.feed.key)
+        if key not in self.model.certificates:
+            self.model.certificates[key] = self._alone_and_batched()
+        return self.model.certificates[key]
+
+    def _alone_and_batched(self) -> dict[str, float]:
+        n = len(self.data)
+        order = sorted(range(n), key=lambda i: self.feed.lengths[i])
+        chosen = sorted({order[0], order[n // 3], order[2 * n // 3], order[-1]})
+        if len(chosen) == 1:
+            return {}
+        dtype = self.model.dtype
+        batched = self._pooled(chosen)
+        worst = {p.name: 0.0 for p in self.points}
+        seen = {p.name: 0 for p in self.points}
+        for row in chosen:
+            for name, alone in self._pooled([row]).items():
+                start = seen[name]
+                seen[name] += len(alone)
+                found = deviation(alone, batched[name][start : start + len(alone)], dtype)
+                worst[name] = found if found != found else max(worst[name], found)
+        for name, ratio in worst.items():
+            if not ratio <= 1:
+                raise ModelError(
+                    f"{name} differs between a row alone and in a padded batch, by {ratio:.3g} "
+                    f"times the tolerance of {_name(dtype)}: this model is not batch invariant; "
+                    "capture with batch_size=1 (--batch-size 1)."
+                )
+        return {name: round(ratio, 9) for name, ratio in worst.items()}
+
+    def _pooled(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
+            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool)
+            found[point.name] = pool(x, mask, self.pool).clone()
+            self._check_finite(point, found[point.name], rows)
+
+        with self._running(keep) as run:
+            run(rows)
+        return found
+
+    # -- planning --------------------------------------------------------------------------------
+
+    def row_bytes(self, row: int) -> int:
+        """Bytes that a row of the data takes in the store."""
+        total = 0
+        for point in self.points:
+            outline = self.outlines[point.name]
+            count = self.lengths[point.name][row] if self.pool == "all" else 1
+            total += count * outline.bytes
+        return total
+
+    def _plan_shards(self) -> list[tuple[int, int]]:
+        """Fixed row ranges of the data, at most 4,096 rows and 256 MB each."""
+        shards, start, size = [], 0, 0
+        for row in range(len(self.data)):
+            more = self.row_bytes(row)
+            if row > start and (size + more > SHARD_BYTES or row - start >= SHARD_ROWS):
+                shards.append((start, row))
+                start, size = row, 0
+            size += more
+        return [*shards, (start, len(self.data))]
+
+    def batches(self, start: int, stop: int) -> Iterator[list[int]]:
+        """The rows of a shard, longest first (memory fails at once or never), in batches."""
+        lengths = self.feed.lengths
+        order = sorted(range(start, stop), key=lambda i: (-lengths[i], i))
+        while order:
+            size = self.batch_size or self.feed.batch_rows(lengths[order[0]])
+            yield order[:size]
+            order = order[size:]
+
+    def plan(self) -> Plan:
+        """Rows, bytes and seconds, the last from a timed batch."""
+        batches = [b for s in self.shards for b in self.batches(*s)]
+        middle = batches[len(batches) // 2]
+        self._pooled(middle)
+        began = time.perf_counter()
+        self._pooled(middle)
+        taken = time.perf_counter() - began
+        padded = [len(b) * max(self.feed.lengths[i] for i in b) for b in batches]
+        seconds = taken * sum(padded) / padded[len(batches) // 2]
+        size = sum(self.row_bytes(i) for i in range(len(self.data)))
+        tokens = sum(self.feed.lengths)
+        return Plan(len(self.data), tokens, size, len(self.shards), seconds)
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def in_memory(self, progress: Progress | None = None) -> ActivationStore:
+        """Capture into tensors."""
+        whole = self._buffers(0, len(self.data))
+        for shard in self.shards:
+            self._fill(shard, whole, (0, len(self.data)), progress)
+        parts = {k: [Part(len(v), tensor=v)] for k, v in whole.items()}
+        manifest = {**self._manifest(), "complete": True}
+        return ActivationStore(manifest, self.data.rows, parts, tokens=self._token_tables())
+
+    def on_disk(
+        self, path: Path, *, resume: bool, force: bool, progress: Progress | None = None
+    ) -> ActivationStore:
+        """Capture into a folder: each shard is written while the next one is computed."""
+        manifest = self._enter(path, resume=resume, force=force)
+        writer = _Writer()
+        try:
+            for i, shard in enumerate(self.shards):
+                name = f"shard-{i:05d}.safetensors"
+                if i < len(manifest["shards"]):
+                    if progress is not None:
+                        progress(shard[1], len(self.data), "found")
+                    continue
+                buffers = self._buffers(*shard)
+                self._fill(shard, buffers, shard, progress)
+                writer.put(lambda n=name, s=shard, b=buffers: self._write(path, n, s, b, manifest))
+            writer.join()
+        finally:
+            writer.stop()
+        manifest["complete"] = True
+        write_manifest(path, manifest)
+        return ActivationStore.open(path)
+
+    def _fill(
+        self,
+        shard: tuple[int, int],
+        buffers: Mapping[str, Tensor],
+        span: tuple[int, int],
+        progress: Progress | None,
+    ) -> None:
+        """Run one shard's rows and put what they give in the buffers, in the order of the data."""
+        starts = self._starts(*span) if self.pool == "all" else {}
+        done = shard[0]
+
+        def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
+            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool)
+            buffer = buffers[point.name]
+            pooled = pool(x, mask, self.pool).to(buffer.dtype)
+            local = [r - span[0] for r in rows]
+            if self.pool == "all":
+                lengths, first = self.lengths[point.name], starts[point.name]
+                where = torch.cat(
+                    [
+                        torch.arange(first[i], first[i] + lengths[r])
+                        for i, r in zip(local, rows, strict=True)
+                    ]
+                )
+            else:
+                where = torch.tensor(local)
+            self._check_finite(point, pooled, rows)
+            buffer.index_copy_(0, where.to(buffer.device), pooled)
+
+        with self._running(keep) as run:
+            for rows in self.batches(*shard):
+                run(rows)
+                done += len(rows)
+                if progress is not None:
+                    progress(done, len(self.data), "rows")
+
+    def _check_finite(self, point: HookPoint, pooled: Tensor, rows: Sequence[int]) -> None:
+        wide = torch.promote_types(pooled.dtype, torch.float32)
+        if bool(torch.isfinite(pooled.sum(dtype=wide))):
+            return  # one pass: a sum is finite only if every term is
+        bad = (~torch.isfinite(pooled)).flatten(1).any(1).nonzero()
+        if not len(bad):
+            return  # finite terms whose sum overflows
+        row, count = rows[0], int(bad[0])
+        for row in rows:
+            count -= self.lengths[point.name][row] if self.pool == "all" else 1
+            if count < 0:
+                break
+        cause = "use float32 or bfloat16" if pooled.dtype == torch.float16 else "look at that row"
+        raise DataError(
+            f"row {row} of {self.data.name} gives NaN or infinity at {point.name} in "
+            f"{_name(pooled.dtype)}; {cause}."
+        )
+
+    @contextmanager
+    def _running(
+        self, keep: Callable[[HookPoint, Tensor, Sequence[int]], None]
+    ) -> Iterator[Callable[[Sequence[int]], None]]:
+        """A function that runs some rows, up to the last hook point asked for."""
+        waiting: set[str] = set()
+        current: Sequence[int] = ()
+
+        def see(point: HookPoint, tensor: Tensor) -> None:
+            keep(point, tensor, current)
+            waiting.discard(point.name)
+            if not waiting:
+                raise _Enough
+
+        def run(rows: Sequence[int]) -> None:
+            nonlocal current
+            current = rows
+            waiting.update(p.name for p in self.points)
+            try:
+                self.feed.run(rows)
+            except _Enough:
+                return
+            raise LayerNotFound(
+                f"row {rows[0]}: {', '.join(waiting)} did not fire, though they did on row 0."
+            )
+
+        module = self.model.module
+        with evaluating(module), torch.inference_mode(), hooked(module, self.points, see):
+            yield run
+
+    def _buffers(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Room for a range of the data's rows, on the model's device."""
+        buffers = {}
+        for point in self.points:
+            outline = self.outlines[point.name]
+            count = stop - start
+            if self.pool == "all":
+                count = sum(self.lengths[point.name][start:stop])
+            buffers[point.name] = torch.empty(
+                (count, *outline.shape), dtype=outline.dtype, device=self.model.device
+            )
+        return buffers
+
+    def _starts(self, start: int, stop: int) -> dict[str, list[int]]:
+        """First row of each document within a range, by hook point."""
+        starts = {}
+        for point in self.points:
+            total, firsts = 0, []
+            for row in range(start, stop):
+                firsts.append(total)
+                total += self.lengths[point.name][row]
+            starts[point.name] = firsts
+        return starts
+
+    def _tokens(self, name: str, start: int, stop: int) -> dict[str, Tensor]:
+        """``document`` and ``position`` of each row of a hook point."""
+        lengths = torch.tensor(self.lengths[name][start:stop])
+        documents = torch.arange(start, stop).repeat_interleave(lengths)
+        positions = [torch.arange(n) for n in lengths.tolist()]
+        return {
+            "document": documents.int(),
+            "position": torch.cat(positions).int() if positions else documents.int(),
+        }
+
+    def _token_tables(self) -> "dict[str, pd.DataFrame]":
+        if self.pool != "all":
+            return {}
+        import pandas as pd
+
+        n = len(self.data)
+        return {
+            p.name: pd.DataFrame({k: v.numpy() for k, v in self._tokens(p.name, 0, n).items()})
+            for p in self.points
+        }
+
+    # -- the store -------------------------------------------------------------------------------
+
+    def key(self) -> dict[str, Any]:
+        """What changes the numbers of a store."""
+        return {
+            "model": {k: v for k, v in self.model.identity().items() if k != "spec"},
+            "data": self.data.hash,
+            "hookpoints": [[p.name, p.place] for p in self.points],
+            "pool": self.pool,
+            "dtype": [str(self.outlines[p.name].dtype) for p in self.points],
+            "max_length": self.feed.max_length,
+        }
+
+    def _manifest(self) -> dict[str, Any]:
+        data = self.data
+        dtypes = [_name(self.outlines[p.name].dtype) for p in self.points]
+        return {
+            "format": FORMAT,
+            "complete": False,
+            "key": hashlib.sha256(json.dumps(self.key(), sort_keys=True).encode()).hexdigest(),
+            "model": self.model.identity(),
+            "data": {
+                "name": data.name,
+                "hash": data.hash,
+                "n": len(data),
+                "kind": data.kind,
+                "labels": list(data.labels),
+                "group": data.group,
+                "text_column": data.text_column,
+                "about": data.about,
+                "notes": [*data.notes, *self.feed.notes],
+            },
+            "pool": self.pool,
+            "dtype": dtypes[0],
+            "batch_size": self.batch_size,
+            "max_length": self.feed.max_length,
+            "hookpoints": [
+                {
+                    "name": p.name,
+                    "module": p.place,
+                    "shape": list(self.outlines[p.name].shape),
+                    "dtype": dtype,
+                }
+                for p, dtype in zip(self.points, dtypes, strict=True)
+            ],
+            "n": len(data),
+            "certificate": self.certificate,
+            "shards": [],
+        }
+
+    def _enter(self, path: Path, *, resume: bool, force: bool) -> dict[str, Any]:
+        """The manifest to go on with: a new one, or that of the same capture cut short."""
+        fresh = self._manifest()
+        if path.is_file():
+            raise StoreError(f"{path} is a file; a store is a folder.")
+        if path.is_dir() and any(path.iterdir()):
+            if not (path / "manifest.json").is_file():
+                raise StoreError(f"{path} holds files that are no activation store; name another.")
+            old = read_manifest(path)
+            if resume and old["key"] == fresh["key"]:
+                if old["batch_size"] != self.batch_size:
+                    self.batch_size = old["batch_size"]
+                kept = []
+                for shard in old["shards"]:
+                    if not shard_is_whole(path / shard["file"], shard["sha256"]):
+                        break
+                    kept.append(shard)
+                old["shards"], old["complete"] = kept, False
+                return old
+            if resume:
+                raise StoreError(
+                    f"{path} holds a store of another model, data or setting; --resume needs the "
+                    "same, --force replaces it."
+                )
+            if not force:
+                raise StoreError(
+                    f"{path} already holds a store; use --resume to go on with it, --force to "
+                    "replace it, or another folder."
+                )
+            (path / "manifest.json").unlink()
+            for shard in path.glob("shard-*.safetensors"):
+                shard.unlink()
+        write_manifest(path, fresh)
+        _write_rows(path, self.data.rows)
+        return fresh
+
+    def _write(
+        self,
+        path: Path,
+        name: str,
+        shard: tuple[int, int],
+        buffers: Mapping[str, Tensor],
+        manifest: dict[str, Any],
+    ) -> None:
+        tensors = {k: v.cpu() for k, v in buffers.items()}
+        if self.pool == "all":
+            for hookpoint in buffers:
+                for column, values in self._tokens(hookpoint, *shard).items():
+                    tensors[f"{hookpoint}/{column}"] = values
+        digest = write_shard(path / name, tensors)
+        entry = {
+            "file": name,
+            "documents": list(shard),
+            "rows": {k: len(v) for k, v in buffers.items()},
+            "sha256": digest,
+        }
+        manifest["shards"].append(entry)
+        write_manifest(path, manifest)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The rows of a hook point: their shape, dtype, and positions a row where that is fixed."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    tokens: int | None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * (torch.Size(self.shape).numel() if self.shape else 1)
+
+
+class _Enough(Exception):
+    """Ends a forward whose last hook point has fired."""
+
+
+class _Writer:
+    """One thread that writes shards, so that the next forward does not wait for the disk."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=1)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            try:
+                if self._error is None:
+                    job()
+            except BaseException as error:  # carried to the caller's thread
+                self._error = error
+            finally:
+                self._queue.task_done()
+        self._queue.task_done()
+
+    def put(self, job: Callable[[], None]) -> None:
+        self._raise()
+        self._queue.put(job)
+
+    def join(self) -> None:
+        self._queue.join()
+        self._raise()
+
+    def stop(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _write_rows(path: Path, rows: "pd.DataFrame") -> None:
+
+    buffer = io.BytesIO()
+    rows.to_parquet(buffer, index=False)
+    write_bytes(path / "rows.parquet", buffer.getvalue())

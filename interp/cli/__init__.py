@@ -1,0 +1,60 @@
+"""The `interp` command: parse, one library call, write. A file a command.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A failure is one sentence on stderr;
+``--debug`` shows where it came from.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import interp
+from interp.cli import capture, demo, doctor, hookpoints, probe, report
+from interp.cli.shell import State, command
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="interp",
+    help="Look inside a trained network: capture activations, probe concepts by depth, read the "
+    "report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+COMMANDS = {
+    "demo": demo.run,
+    "hookpoints": hookpoints.run,
+    "capture": capture.run,
+    "probe": probe.run,
+    "report": report.run,
+    "doctor": doctor.run,
+}
+for _name, _run in COMMANDS.items():
+    command(app, _name, _run)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"interp {interp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Look inside a trained network."""
+
+
+def main() -> None:
+    """Entry point of ``interp`` and ``python -m interp``."""
+    for flag, name in (("--debug", "debug"), ("--quiet", "quiet")):
+        if flag in sys.argv[1:]:  # allowed before and after the command
+            sys.argv.remove(flag)
+            setattr(State, name, True)
+    app()

@@ -1,0 +1,91 @@
+"""``interp capture``: activations of a data set into a store."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interp.cli import options as o
+from interp.cli.shell import bar, emit, note
+from interp.errors import ParameterError
+
+
+def run(
+    model: o.Model,
+    data: o.Data,
+    hookpoints: o.Hookpoints = None,
+    out: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("acts"),
+    pool: o.Pool = "last",
+    batch_size: o.BatchSize = None,
+    text_column: o.TextColumn = None,
+    label_column: o.LabelColumn = None,
+    group_column: Annotated[str | None, typer.Option(help="Column of groups.")] = None,
+    dtype: o.Dtype = None,
+    store_dtype: Annotated[
+        str | None, typer.Option(help="Of the stored rows; else the model's.")
+    ] = None,
+    max_length: o.MaxLength = None,
+    device: o.Device = "auto",
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    resume: o.Resume = False,
+    force: o.Force = False,
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """Run a model over data and write what its hook points held, a row a text, image or token."""
+    wanted = o.split_commas(hookpoints)
+    if not wanted:
+        raise ParameterError(
+            "--hookpoints is needed, as resid_post.* or a module's name; `interp hookpoints MODEL` "
+            "lists them."
+        )
+    import interp
+    from interp.capturing import Capture
+
+    loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
+    columns = {
+        "text_column": text_column,
+        "label_column": label_column,
+        "group_column": group_column,
+    }
+    work = Capture(loaded, data, wanted, _pool(pool), batch_size, store_dtype, max_length, columns)
+    for line in work.data.notes:
+        note(f"{work.data.name}: {line}")
+    if dry_run:
+        show_plan(work, as_json)
+        return
+    with bar(f"capturing {work.data.name}") as progress:
+        store = work.on_disk(out, resume=resume, force=force, progress=progress)
+    if as_json:
+        emit({"path": str(out), **store.manifest})
+    else:
+        rows = len(store[store.hookpoints[0]])
+        typer.echo(f"{rows} rows of {len(store.hookpoints)} hook points in {out}")
+
+
+def show_plan(work: Any, as_json: bool) -> None:
+    """Print what a capture would cost."""
+    plan = work.plan()
+    if as_json:
+        emit(vars(plan))
+        return
+    typer.echo(
+        f"{work.data.name}: {plan.rows} rows, {plan.tokens} positions, "
+        f"{len(work.points)} hook points: {size(plan.bytes)} in {plan.shards} shards, about "
+        f"{plan.seconds:.0f} s"
+    )
+
+
+def size(n: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"
+
+
+def _pool(value: str) -> Any:
+    return value  # checked by Capture, whose sentence names the choices

@@ -1,0 +1,97 @@
+"""The options that several commands share, each defined once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.shell import read_config
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Hugging Face id or folder, tl:ID, nnsight:ID, file.py:factory, demo:pylm.",
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="csv, tsv, jsonl, json, parquet, txt, safetensors, image folder, hf:NAME[split], "
+        "file.py:factory, demo:facts, demo:python.",
+    ),
+]
+ManyData = Annotated[
+    list[str],
+    typer.Argument(metavar="DATA...", help="One or several data sets, each as for capture."),
+]
+Hookpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hookpoints",
+        "-p",
+        help="Names, globs, roles or slices, such as resid_post.* or transformer.h.3.mlp; repeat "
+        "or separate with commas.",
+    ),
+]
+Pool = Annotated[
+    str, typer.Option(help="last, first, mean, max, or all (a row a token or position).")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Rows of a forward; by default 4,096 tokens or 64 images.")
+]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the texts; else found by name.")]
+LabelColumn = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of labels, repeatable; DATA=COLUMN holds for one data set."),
+]
+GroupColumn = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Column whose values stay on one side of a split; DATA=COLUMN for one data set."
+    ),
+]
+Dtype = Annotated[
+    str | None, typer.Option(help="Of the model: float32, bfloat16, …; else the checkpoint's own.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let a hub model run its own code.")
+]
+MaxLength = Annotated[
+    int | None, typer.Option(help="Cut texts to so many tokens; else long ones are refused.")
+]
+Seed = Annotated[int, typer.Option(help="Of splits, shuffles and intervals.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the run in --out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say rows, bytes and seconds, and run nothing.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        callback=read_config,
+        is_eager=True,
+        help="TOML or JSON file with any of these options; the command line wins.",
+    ),
+]
+
+
+def split_commas(values: list[str] | None) -> list[str]:
+    """Repeated options and comma lists as one list; commas inside brackets stay."""
+    return [part for value in values or [] for part in value.split(",") if part]
+
+
+def column_for(values: list[str] | None, data: str) -> list[str]:
+    """The columns that hold for a data set: plain ones, and those given as DATA=COLUMN."""
+    plain, own = [], []
+    for value in values or []:
+        name, equals, column = value.partition("=")
+        if not equals:
+            plain.append(value)
+        elif name == data:
+            own.append(column)
+    return own or plain

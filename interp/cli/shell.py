@@ -1,0 +1,167 @@
+"""What all commands share: errors as one sentence, progress on stderr, output, ``--config``."""
+
+import errno
+import functools
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from interp.errors import InterpError, ParameterError
+
+__all__ = ["State", "bar", "command", "emit", "note", "table"]
+
+
+class State:
+    """Flags that hold for the whole process."""
+
+    debug = False
+    quiet = False
+
+
+def command(app: typer.Typer, name: str, run: Callable[..., None]) -> None:
+    """Add a command whose failures end in one sentence and the exit code that fits."""
+
+    @functools.wraps(run)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            run(*args, **kwargs)
+        except KeyboardInterrupt:
+            _fail("interrupted; the same command with --resume goes on where it stopped.", 130)
+        except ParameterError as error:
+            _fail(str(error), 2)
+        except InterpError as error:
+            _fail(str(error), 1)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if State.debug:
+                raise
+            _fail(f"{_sentence(error)} (--debug shows where).", 1)
+
+    guarded.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]  typer reads it
+    app.command(name, no_args_is_help=_needs_arguments(run))(guarded)
+
+
+def _needs_arguments(run: Callable[..., None]) -> bool:
+    first = next(iter(inspect.signature(run).parameters.values()))
+    return first.default is inspect.Parameter.empty
+
+
+def _fail(sentence: str, code: int) -> None:
+    if State.debug and code != 130:
+        raise  # noqa: PLE0704  inside an except clause of `guarded`
+    typer.echo(f"interp: {sentence}", err=True)
+    raise typer.Exit(code) from None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "no space is left on the device; free some and use --resume"
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "out of memory; use a smaller --batch-size or fewer --hookpoints"
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return f"unexpected {type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, on stderr."""
+    if not State.quiet:
+        typer.echo(text, err=True)
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on stderr, and a line when it is done; no bar where there is no terminal."""
+    began = time.monotonic()
+    if not sys.stderr.isatty() or State.quiet:
+        yield lambda done, total, what: None
+    else:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[what]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(title, total=None, what="")
+
+            def update(done: int, total: int, what: str) -> None:
+                progress.update(task, completed=done, total=total, what=what)
+
+            yield update
+    note(f"{title}: {time.monotonic() - began:.1f} s")
+
+
+def emit(value: Any) -> None:
+    """JSON on stdout, nothing else: for ``--json``."""
+    from interp.runs import plain
+
+    typer.echo(json.dumps(plain(value), indent=2, allow_nan=False))
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A table on stdout; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        numeric = all(isinstance(r[i], int | float) or r[i] in ("", "-") for r in rows)
+        grid.add_column(column, justify="right" if numeric and rows else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(_cell(v)) for v in row))  # Text: data is never read as markup
+    console = Console()
+    Console(width=None if console.is_terminal else 160, highlight=False).print(grid)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Take a TOML or JSON file's entries as the command's defaults; unknown keys are refused."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            values = json.loads(text)
+        else:
+            import tomllib
+
+            values = tomllib.loads(text)
+        if not isinstance(values, Mapping):
+            raise ValueError("expected a table of options")
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}") from error
+    names = {p.name for p in ctx.command.params}
+    flat = {str(k).replace("-", "_"): v for k, v in values.items()}
+    unknown = sorted(set(flat) - names)
+    if unknown:
+        known = ", ".join(sorted(n.replace("_", "-") for n in names if n and n != "config"))
+        raise typer.BadParameter(f"{path} holds unknown options {unknown}; known are {known}")
+    ctx.default_map = {**(ctx.default_map or {}), **flat}
+    return path

@@ -1,0 +1,417 @@
+"""Data: text, images and tensors with the columns that label and group them.
+
+`read` takes a path (csv, tsv, jsonl, json, parquet, txt, safetensors, a folder of images in class
+folders), ``hf:NAME[split]``, ``file.py:factory``, ``demo:NAME``, or in Python a list of strings, a
+DataFrame, a tensor. Columns are named or found; what was found is in the data set's notes.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from interp.errors import DataError, ParameterError, closest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+__all__ = ["Dataset", "read"]
+
+TEXT_COLUMNS = ("text", "statement", "sentence", "question", "prompt", "content", "input", "review")
+LABEL_COLUMNS = ("label", "labels", "target", "class", "answer", "y")
+GROUP_COLUMNS = ("group", "group_id", "pair", "pair_id", "document", "file")
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".npz"}
+HF = re.compile(r"hf:(?P<name>[^\[\]]+)(?:\[(?P<split>[^\[\]]+)\])?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Inputs for a model, and a table with a row for each.
+
+    Attributes
+    ----------
+    name : short name for titles and ``metrics.json``, such as ``"cities"``.
+    kind : what ``inputs`` are: ``"text"`` (list of strings), ``"image"`` (list of paths) or
+        ``"tensor"`` ([n, ...], fed to the model as it is).
+    inputs : one a row.
+    rows : DataFrame of the columns kept from the data, indexed 0..n-1.
+    labels : names of the label columns; a missing value leaves that row out of that concept.
+    group : name of the column whose values must not be split between train and test, or None.
+    text_column : the column that holds the texts, or None.
+    about : label column -> one line that says what the concept asks.
+    notes : sentences on what was found and chosen while reading.
+    """
+
+    name: str
+    kind: Literal["text", "image", "tensor"]
+    inputs: "list[str] | list[Path] | Tensor"
+    rows: "pd.DataFrame"
+    labels: tuple[str, ...] = ()
+    group: str | None = None
+    text_column: str | None = None
+    about: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the inputs and of the label and group columns, 16 hex digits."""
+        digest = hashlib.sha256(self.kind.encode())
+        if self.kind == "tensor":
+            x = cast("Tensor", self.inputs).detach().cpu().contiguous()
+            digest.update(f"{x.dtype} {tuple(x.shape)}".encode())
+            digest.update(memoryview(_bytes_of(x)))
+        else:
+            for item in cast("list[Any]", self.inputs):
+                data = item.read_bytes() if isinstance(item, Path) else item.encode(*_UTF8)
+                digest.update(len(data).to_bytes(8, "little") + data)
+        for column in (*self.labels, *([self.group] if self.group else [])):
+            digest.update(f"{column}:{self.rows[column].tolist()!r}".encode(*_UTF8))
+        return digest.hexdigest()[:16]
+
+
+_UTF8 = ("utf-8", "surrogatepass")
+
+
+def read(
+    source: Any,
+    *,
+    text_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    group_column: str | None = None,
+    name: str | None = None,
+) -> Dataset:
+    """A `Dataset` from whatever holds the data.
+
+    Parameters
+    ----------
+    source : see the module's docstring. A `Dataset` is taken as it is.
+    text_column, label_column, group_column : names of columns; found by their names where not
+        given. Several label columns are several concepts.
+    name : for titles; the file's name otherwise.
+
+    Raises
+    ------
+    DataError
+        The file is missing, empty, of an unknown kind, or cannot be parsed.
+    ParameterError
+        A column that was named is not there; the message lists the columns.
+    """
+    wanted = _Columns(text_column, label_column, group_column)
+    if isinstance(source, Dataset):
+        return _rename_columns(source, wanted, name)
+    if isinstance(source, str | Path):
+        return _read_spec(str(source), wanted, name)
+    return _from_value(source, wanted, name or "data")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    text: str | None = None
+    label: str | Sequence[str] | None = None
+    group: str | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        if self.label is None:
+            return ()
+        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
+
+
+def _read_spec(spec: str, wanted: _Columns, name: str | None) -> Dataset:
+    if spec.startswith("demo:"):
+        from interp import demo
+
+        return _rename_columns(demo.dataset(spec.removeprefix("demo:")), wanted, name)
+    if match := HF.fullmatch(spec):
+        return _from_hub(match["name"], match["split"], wanted, name)
+    path, colon, factory = spec.rpartition(":")
+    if colon and path.endswith(".py"):
+        from interp.loading import import_factory
+
+        made = import_factory(path, factory, spec)()
+        return _from_value(made, wanted, name or factory, spec)
+    file = Path(spec).expanduser()
+    if not file.exists():
+        raise DataError(
+            f"there is no file or folder {spec}; give a csv, jsonl, json, parquet, txt or "
+            "safetensors file, a folder of images, hf:NAME[split], file.py:factory or demo:facts."
+        )
+    return _from_path(file, wanted, name or file.stem)
+
+
+def _from_path(file: Path, wanted: _Columns, name: str) -> Dataset:
+    if file.is_dir():
+        return _from_folder(file, wanted, name)
+    suffix = file.suffix.lower()
+    if suffix in PICKLES:
+        raise DataError(
+            f"{file} may be a pickle, which is not loaded; save its tensors with "
+            "safetensors.torch.save_file."
+        )
+    if file.stat().st_size == 0:
+        raise DataError(f"{file} is empty.")
+    if suffix == ".safetensors":
+        return _from_safetensors(file, wanted, name)
+    if suffix not in PARSERS:
+        known = ", ".join([*PARSERS, ".safetensors"])
+        raise DataError(f"{file} is of no known kind; known are {known} and folders of images.")
+    try:
+        table = PARSERS[suffix](file)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text ({error.reason} at {error.start}).") from error
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise DataError(f"{file} cannot be read as {suffix[1:]}: {text}.") from error
+    return _from_table(table, wanted, name)
+
+
+def _read_csv(file: Path, sep: str = ",") -> "pd.DataFrame":
+    import pandas as pd
+
+    # text stays text: "NA" and "null" are words, an empty field is missing
+    return pd.read_csv(file, sep=sep, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
+
+
+def _read_lines(file: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    return pd.DataFrame({"text": [line for line in lines if line.strip()]})
+
+
+def _read_json(file: Path, lines: bool = False) -> "pd.DataFrame":
+    import json
+
+    import pandas as pd
+
+    text = file.read_text(encoding="utf-8-sig")
+    if lines:
+        records = [json.loads(line) for line in text.splitlines() if line.strip()]
+    else:
+        records = json.loads(text)
+        if isinstance(records, dict) and not all(isinstance(v, list) for v in records.values()):
+            lists = [v for v in records.values() if isinstance(v, list)]
+            records = lists[0] if len(lists) == 1 else records
+    if isinstance(records, list) and all(isinstance(r, str) for r in records):
+        return pd.DataFrame({"text": records})
+    if isinstance(records, list) and not all(isinstance(r, dict) for r in records):
+        raise ValueError("expected a list of objects or of strings")
+    return pd.DataFrame(records)
+
+
+def _read_parquet(file: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_parquet(file)
+
+
+PARSERS = {
+    ".csv": _read_csv,
+    ".tsv": lambda file: _read_csv(file, "\t"),
+    ".jsonl": lambda file: _read_json(file, lines=True),
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".txt": _read_lines,
+}
+
+
+def _from_folder(folder: Path, wanted: _Columns, name: str) -> Dataset:
+    """Images in class folders; images at the top have no class."""
+    import pandas as pd
+
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    if not files:
+        raise DataError(f"the folder {folder} holds no images ({', '.join(sorted(IMAGES))}).")
+    inside = [f.relative_to(folder) for f in files]
+    rows = pd.DataFrame({"file": [p.as_posix() for p in inside]})
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = (f"{len(files)} images",)
+    if all(len(p.parts) > 1 for p in inside):
+        rows["label"] = [p.parts[0] for p in inside]
+        labels = ("label",)
+        notes += (f"labels are the {rows['label'].nunique()} class folders",)
+    data = Dataset(name=name, kind="image", inputs=files, rows=rows, labels=labels, notes=notes)
+    return _rename_columns(data, wanted, None)
+
+
+def _from_safetensors(file: Path, wanted: _Columns, name: str) -> Dataset:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} is no safetensors file: {error}.") from error
+    labels = {k: v for k, v in tensors.items() if v.ndim == 1 and not v.is_floating_point()}
+    inputs = {k: v for k, v in tensors.items() if k not in labels}
+    if len(inputs) != 1:
+        raise DataError(
+            f"{file} must hold one tensor of inputs, and integer vectors as columns; it holds "
+            f"{', '.join(f'{k} {list(v.shape)}' for k, v in tensors.items())}."
+        )
+    x = next(iter(inputs.values()))
+    return _from_tensor(x, {k: v.tolist() for k, v in labels.items()}, wanted, name)
+
+
+def _from_hub(source: str, split: str | None, wanted: _Columns, name: str | None) -> Dataset:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(source, split=split or "train")
+    except Exception as error:  # the library raises many kinds; each means "not to be had"
+        text = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"the data set {source!r} is not to be had from the hub or its cache ({text}); give a "
+            "local file instead."
+        ) from error
+    table = cast("pd.DataFrame", loaded.to_pandas())
+    return _from_table(table, wanted, name or source.split("/")[-1])
+
+
+def _from_value(value: Any, wanted: _Columns, name: str, spec: str = "") -> Dataset:
+    import pandas as pd
+    from torch import Tensor
+
+    if isinstance(value, Dataset):
+        return _rename_columns(value, wanted, None)
+    if isinstance(value, pd.DataFrame):
+        return _from_table(value, wanted, name)
+    if isinstance(value, Tensor):
+        return _from_tensor(value, {}, wanted, name)
+    if isinstance(value, tuple) and 0 < len(value) <= 3 and isinstance(value[0], Tensor):
+        labels, names = (*value[1:], None, None)[:2]
+        columns: dict[str, Any] = {}
+        if labels is not None:
+            codes = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+            columns["label"] = [names[c] for c in codes] if names is not None else codes
+        return _from_tensor(value[0], columns, wanted, name)
+    if isinstance(value, Mapping):
+        return _from_table(pd.DataFrame(dict(value)), wanted, name)
+    if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+        return _from_table(pd.DataFrame({"text": list(value)}), wanted, name)
+    if isinstance(value, list | tuple) and all(isinstance(v, dict) for v in value):
+        return _from_table(pd.DataFrame(list(value)), wanted, name)
+    where = f"{spec} gave" if spec else "got"
+    raise DataError(
+        f"data must be a path, a list of strings, a DataFrame, a tensor or a tensor with labels; "
+        f"{where} {type(value).__name__}."
+    )
+
+
+def _from_tensor(x: "Tensor", columns: dict[str, Any], wanted: _Columns, name: str) -> Dataset:
+    import pandas as pd
+
+    if x.ndim < 2 or len(x) == 0:
+        raise DataError(f"{name} must be a tensor [rows, ...] with rows; got {list(x.shape)}.")
+    wrong = {k: len(v) for k, v in columns.items() if len(v) != len(x)}
+    if wrong:
+        raise DataError(f"{name} has {len(x)} rows and columns of other lengths: {wrong}.")
+    rows = pd.DataFrame(columns, index=range(len(x)))
+    chosen, group, notes = _choose(rows, wanted)
+    notes = (f"{len(x)} rows of {list(x.shape[1:])}", *notes)
+    return Dataset(
+        name=name, kind="tensor", inputs=x, rows=rows, labels=chosen, group=group, notes=notes
+    )
+
+
+def _from_table(table: "pd.DataFrame", wanted: _Columns, name: str) -> Dataset:
+    if len(table) == 0 or len(table.columns) == 0:
+        raise DataError(f"{name} has no rows.")
+    table = table.reset_index(drop=True)
+    table.columns = [str(c) for c in table.columns]
+    text, found = _text_column(table, wanted, name)
+    missing = table[text].isna().to_numpy()
+    if missing.any():
+        raise DataError(
+            f"row {int(missing.argmax())} of {name} has no text in column {text!r}; drop such rows."
+        )
+    texts = table[text].tolist()
+    wrong = next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)
+    if wrong is not None:
+        raise DataError(
+            f"column {text!r} of {name} must hold text; row {wrong} holds {texts[wrong]!r}. Name "
+            "another with --text-column."
+        )
+    labels, group, notes = _choose(table, wanted, skip=text)
+    return Dataset(
+        name=name,
+        kind="text",
+        inputs=texts,
+        rows=table,
+        labels=labels,
+        group=group,
+        text_column=text,
+        notes=(f"{len(table)} rows; texts from column {text!r}{found}", *notes),
+    )
+
+
+def _text_column(table: "pd.DataFrame", wanted: _Columns, name: str) -> tuple[str, str]:
+    if wanted.text is not None:
+        return _existing(table, wanted.text, "text"), ""
+    for column in TEXT_COLUMNS:
+        if column in table.columns:
+            return column, " (found by its name)"
+    strings = [c for c in table.columns if all(isinstance(v, str) for v in table[c].head(50))]
+    if not strings:
+        raise DataError(
+            f"{name} has no column of text; it has {', '.join(table.columns)}. Name one with "
+            "--text-column."
+        )
+    longest = max(strings, key=lambda c: table[c].head(200).str.len().mean())
+    return longest, " (the longest column of text)"
+
+
+def _choose(
+    table: "pd.DataFrame", wanted: _Columns, skip: str | None = None
+) -> tuple[tuple[str, ...], str | None, tuple[str, ...]]:
+    """Label columns, group column, and sentences on what was found."""
+    notes: list[str] = []
+    labels: tuple[str, ...] = tuple(_existing(table, c, "label") for c in wanted.labels)
+    if not labels:
+        found = next((c for c in LABEL_COLUMNS if c in table.columns and c != skip), None)
+        labels = () if found is None else (found,)
+        if found is not None:
+            notes.append(f"labels from column {found!r} (found by its name)")
+    group = None if wanted.group is None else _existing(table, wanted.group, "group")
+    if group is None:
+        group = next((c for c in GROUP_COLUMNS if c in table.columns and c not in labels), None)
+        if group is not None:
+            notes.append(f"groups from column {group!r} (found by its name)")
+    return labels, group, tuple(notes)
+
+
+def _existing(table: "pd.DataFrame", column: str, role: str) -> str:
+    if column in table.columns:
+        return column
+    hint = closest(column, table.columns)
+    raise ParameterError(
+        f"there is no {role} column {column!r}; the data has "
+        f"{', '.join(map(str, table.columns)) or 'none'}{'; ' + hint if hint else '.'}"
+    )
+
+
+def _rename_columns(data: Dataset, wanted: _Columns, name: str | None) -> Dataset:
+    """A data set with other label and group columns of its table chosen."""
+    changes: dict[str, Any] = {} if name is None else {"name": name}
+    if wanted.labels:
+        changes["labels"] = tuple(_existing(data.rows, c, "label") for c in wanted.labels)
+    if wanted.group is not None:
+        changes["group"] = _existing(data.rows, wanted.group, "group")
+    if wanted.text is not None and wanted.text != data.text_column:
+        column = _existing(data.rows, wanted.text, "text")
+        changes |= {"text_column": column, "inputs": data.rows[column].tolist()}
+    return replace(data, **changes) if changes else data
+
+
+def _bytes_of(x: "Tensor") -> Any:
+    import torch
+
+    return x.reshape(-1).view(torch.uint8).numpy()

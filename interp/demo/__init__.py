@@ -1,0 +1,79 @@
+"""What runs with nothing downloaded: a small language model and labelled texts.
+
+``interp.load("demo:pylm")`` and ``interp.capture(model, "demo:facts", ...)`` come here. The tables
+are :data:`MODELS` (name -> folder in Hugging Face form, beside this file) and :data:`DATA`
+(name -> the function that builds the data). Importing this package imports nothing heavy.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from interp.data import Dataset
+from interp.errors import ModelError, ParameterError, closest
+
+__all__ = ["DATA", "MODELS", "dataset", "model_path"]
+
+T = TypeVar("T")
+
+
+def _facts(**options: Any) -> Dataset:
+    from interp.demo.facts import statements
+
+    return statements(**options)
+
+
+def _python(**options: Any) -> Dataset:
+    from interp.demo.python import python_source
+
+    return python_source(**options)
+
+
+MODELS: dict[str, str] = {"pylm": "pylm"}
+DATA: dict[str, Callable[..., Dataset]] = {"facts": _facts, "python": _python}
+
+
+def model_path(name: str) -> Path:
+    """The folder of a demo model: config, tokenizer and weights as Hugging Face reads them.
+
+    Parameters
+    ----------
+    name : a key of :data:`MODELS`, without the prefix ``demo:``.
+
+    Raises
+    ------
+    ParameterError : no demo model has that name.
+    ModelError : the weights are not in the installed package.
+    """
+    folder = Path(__file__).parent / _known(name, MODELS, "model")
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"demo:{name} has no weights in {folder}; reinstall interp, or make them with "
+            f"examples/train_{name}.py."
+        )
+    return folder
+
+
+def dataset(name: str, **options: Any) -> Dataset:
+    """A demo data set.
+
+    Parameters
+    ----------
+    name : a key of :data:`DATA`, without the prefix ``demo:``.
+    options : passed on: ``seed`` for all, ``n`` for ``python``.
+
+    Raises
+    ------
+    ParameterError : no demo data set has that name, or an option is outside what it allows.
+    """
+    return _known(name, DATA, "data set")(**options)
+
+
+def _known(name: str, table: Mapping[str, T], what: str) -> T:
+    if name not in table:
+        hint = closest(name, table)
+        raise ParameterError(
+            f"demo:{name} is no demo {what}; there is {', '.join(sorted(table))}"
+            + (f" ({hint})." if hint else ".")
+        )
+    return table[name]

@@ -1,0 +1,191 @@
+"""Feeding a model: rows of data -> batches that its forward takes, and what a hook point then
+holds -> tokens with a mask.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from interp.data import Dataset
+from interp.errors import DataError, ParameterError, ShapeError
+from interp.hookpoints import HookPoint
+from interp.models import Model
+from interp.pooling import Pool
+
+__all__ = ["Feed", "TextFeed", "as_tokens", "feed"]
+
+BATCH_TOKENS = 4096
+"""Positions of a batch where no batch size is given."""
+BATCH_IMAGES = 64
+"""Rows of a batch of tensors or images where no batch size is given."""
+
+
+class Feed:
+    """Rows of a tensor, given to the module as they are."""
+
+    key = "tensor"
+
+    def __init__(self, model: Model, data: Dataset) -> None:
+        self.model = model
+        self.data = data
+        self.mask: Tensor | None = None
+        self.lengths = [1] * len(data)
+        self.max_length: int | None = None
+        self.notes: list[str] = []
+
+    def check(self, points: list[HookPoint]) -> list[HookPoint]:
+        """Refuse hook points that this data cannot reach."""
+        return points
+
+    def batch_rows(self, length: int) -> int:
+        """Rows of a batch whose longest row has this length."""
+        return BATCH_IMAGES
+
+    def run(self, rows: Sequence[int]) -> Any:
+        """Run the model on some rows, and set the mask of their real positions."""
+        x = cast(Tensor, self.data.inputs)[torch.tensor(rows)]
+        if x.is_floating_point():
+            x = x.to(self.model.dtype)
+        x = x.to(self.model.device)
+        inner = getattr(self.model.config, "model_type", None)
+        if inner is not None and x.ndim == 4:
+            return _vision(self.model)(pixel_values=x)
+        return self.model.module(x)
+
+
+class ImageFeed(Feed):
+    """Images from files, through the model's own processor."""
+
+    key = "image"
+
+    def run(self, rows: Sequence[int]) -> Any:
+        """Run the model on some rows, and set the mask of their real positions."""
+        from PIL import Image, UnidentifiedImageError
+
+        images = []
+        for row in rows:
+            path = cast(Path, self.data.inputs[row])
+            try:
+                with Image.open(path) as image:
+                    images.append(image.convert("RGB"))
+            except (OSError, UnidentifiedImageError) as error:
+                raise DataError(f"row {row}: the image {path} cannot be read: {error}.") from error
+        pixels = self.model.processor(images=images, return_tensors="pt")["pixel_values"]
+        pixels = pixels.to(self.model.device, self.model.dtype)
+        return _vision(self.model)(pixel_values=pixels)
+
+
+class TextFeed(Feed):
+    """Texts, tokenised once; batches are padded on the right."""
+
+    key = "text"
+
+    def __init__(self, model: Model, data: Dataset, max_length: int | None) -> None:
+        self.model = model
+        texts = cast(list[str], data.inputs)
+        limit = model.max_length
+        if max_length is not None and limit is not None and max_length > limit:
+            raise ParameterError(f"max_length must be at most {limit} for {model.spec}.")
+        self.ids = model.tokenize(texts, max_length)
+        self.lengths = [len(row) for row in self.ids]
+        self.max_length = max_length
+        self.mask: Tensor | None = None
+        self.notes: list[str] = []
+        self.stack: str | None = None
+        for row, length in enumerate(self.lengths):
+            if length == 0:
+                raise DataError(f"row {row} of {data.name} has no token; drop it from the data.")
+            if limit is not None and length > limit:
+                raise DataError(
+                    f"row {row} of {data.name} has {length} tokens and {model.spec} takes {limit}; "
+                    f"cut it, or give max_length={limit} (--max-length {limit}) to keep the first "
+                    f"{limit} tokens."
+                )
+        if max_length is not None:
+            cut = sum(length == max_length for length in self.lengths)
+            self.notes.append(f"{cut} texts were cut to {max_length} tokens or have just so many")
+
+    def check(self, points: list[HookPoint]) -> list[HookPoint]:
+        """Which stacks are asked for: text towers and encoders run alone."""
+        stacks = {p.stack for p in points}
+        if "vision" in stacks and "text" not in stacks:
+            raise DataError(f"{points[0].name} reads images, and the data is text.")
+        self.stack = next(iter(stacks)) if len(stacks) == 1 else None
+        return points
+
+    def batch_rows(self, length: int) -> int:
+        """Rows of a batch whose longest row has this length."""
+        return max(1, BATCH_TOKENS // length)
+
+    def run(self, rows: Sequence[int]) -> Any:
+        """Run the model on some rows, and set the mask of their real positions."""
+        padded = self.model.pad([self.ids[r] for r in rows])
+        ragged = len({self.lengths[r] for r in rows}) > 1
+        self.mask = padded["attention_mask"].bool()
+        if not ragged:
+            self.mask = torch.ones_like(self.mask)
+        module: Any = self.model.module
+        if self.stack == "text" and hasattr(module, "text_model"):
+            return module.text_model(**padded)
+        if self.stack == "encoder" and getattr(self.model.config, "is_encoder_decoder", False):
+            return module.get_encoder()(**padded)
+        if self.stack == "decoder":
+            self.mask = None
+        return module(**self.model.text_inputs(padded))
+
+
+def feed(model: Model, data: Dataset, max_length: int | None = None) -> Feed:
+    """What turns rows of the data into forwards of the model."""
+    if len(data) == 0:
+        raise DataError(f"{data.name} has no rows.")
+    if data.kind == "text":
+        return TextFeed(model, data, max_length)
+    if data.kind == "image":
+        if model.processor is None:
+            raise DataError(
+                f"{data.name} holds image files, and {model.spec} has no processor that says how "
+                "to normalise them; give a tensor of normalised floats (file.py:factory)."
+            )
+        return ImageFeed(model, data)
+    x = cast(Tensor, data.inputs)
+    if not x.is_floating_point() and x.ndim == 4:
+        raise DataError(
+            f"{data.name} holds raw {str(x.dtype).removeprefix('torch.')} images; normalise them "
+            "as the model was trained, mostly (x / 255 - mean) / std per channel, and give floats."
+        )
+    return Feed(model, data)
+
+
+def _vision(model: Model) -> nn.Module:
+    """The tower that reads pixels: the vision model of a dual encoder, else the whole."""
+    return getattr(model.module, "vision_model", model.module)
+
+
+def as_tokens(
+    point: HookPoint, x: Tensor, mask: Tensor | None, how: Pool
+) -> tuple[Tensor, Tensor | None]:
+    """What a hook point held as [b, t, width], with the mask where it has the text's positions."""
+    if point.channels_first and x.ndim == 3:
+        x = x.transpose(1, 2)
+    elif x.ndim == 4 and point.d_head is None:
+        if how in ("last", "first"):
+            raise ParameterError(
+                f"{point.name} is a feature map {list(x.shape)}, whose positions have no {how} "
+                "one; use pool mean, max or all."
+            )
+        x = x.flatten(2).transpose(1, 2)
+    elif x.ndim == 2:
+        return x[:, None], None
+    elif x.ndim < 2:
+        raise ShapeError(f"{point.name} holds a tensor {list(x.shape)} without rows.")
+    if mask is None:
+        return x, None
+    if x.shape[:2] == mask.shape:
+        return x, mask
+    raise ShapeError(
+        f"{point.name} holds {list(x.shape)}, which does not have the text's positions "
+        f"{list(mask.shape)}."
+    )

@@ -1,0 +1,337 @@
+"""Loading: a specification -> a `Model`, each kind of source in its own function."""
+
+import importlib
+import importlib.util
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import nn
+
+from interp.errors import InterpError, ModelError, ParameterError
+from interp.models import Model, quiet_transformers
+
+__all__ = ["DTYPES", "import_factory", "load"]
+
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+def load(
+    spec: "str | Path | nn.Module | Model",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    *,
+    tokenizer: Any = None,
+    processor: Any = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """A `Model` from a specification.
+
+    Parameters
+    ----------
+    spec : a Hugging Face id or folder, ``tl:ID``, ``nnsight:ID``, ``file.py:factory``,
+        ``package.module:factory``, ``demo:NAME``, or an ``nn.Module`` (kept where it is, and as
+        it is, unless device or dtype are given).
+    device : ``"auto"`` takes CUDA where there is one.
+    dtype : of the weights; None keeps the checkpoint's own.
+    revision : branch, tag or commit of a hub model.
+    tokenizer, processor : in place of the model's own.
+    trust_remote_code : let a hub model run its own code.
+
+    Raises
+    ------
+    ModelError
+        Nothing is there, the weights are missing or pickled, or the factory gives no module.
+    """
+    if isinstance(spec, Model):
+        return spec
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+        dtype = DTYPES[dtype]
+    if isinstance(spec, nn.Module):
+        name = type(spec).__name__
+        model = Model(spec, spec=name, tokenizer=tokenizer, processor=processor)
+        return _place(model, None if device == "auto" else device, dtype)
+    target = _device(device)
+    spec = str(spec)
+    prefix, colon, rest = spec.partition(":")
+    if colon and prefix in LOADERS:
+        model = LOADERS[prefix](rest, spec, dtype, revision, trust_remote_code)
+    elif colon and (prefix.endswith(".py") or rest.isidentifier()):
+        model = _from_factory(prefix, rest, spec)
+    else:
+        model = _from_hugging_face(spec, spec, dtype, revision, trust_remote_code)
+    model.tokenizer = tokenizer or model.tokenizer
+    model.processor = processor or model.processor
+    model.module.eval()
+    return _place(model, target, dtype)
+
+
+def import_factory(path: str, name: str, spec: str) -> Callable[[], Any]:
+    """The function ``name`` of a Python file or module that the user named."""
+    try:
+        if path.endswith(".py"):
+            file = Path(path).expanduser()
+            if not file.is_file():
+                raise ModelError(f"{spec}: there is no file {path}.")
+            found = importlib.util.spec_from_file_location(file.stem, file)
+            if found is None or found.loader is None:
+                raise ModelError(f"{spec}: {path} is no Python file.")
+            module = importlib.util.module_from_spec(found)
+            sys.modules.setdefault(file.stem, module)  # dataclasses and pickling look it up
+            found.loader.exec_module(module)
+        else:
+            module = importlib.import_module(path)
+    except InterpError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{spec}: importing {path} failed: {_one_line(error)}.") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        raise ModelError(f"{spec}: {path} has no function {name!r}.")
+    return factory
+
+
+def _from_factory(path: str, name: str, spec: str) -> Model:
+    factory = import_factory(path, name, spec)
+    try:
+        made = factory()
+    except Exception as error:
+        raise ModelError(f"{spec}: {name}() failed: {_one_line(error)}.") from error
+    tokenizer = None
+    if isinstance(made, tuple) and len(made) == 2:
+        made, tokenizer = made
+    if isinstance(made, Model):
+        return made
+    if not isinstance(made, nn.Module):
+        raise ModelError(
+            f"{spec}: {name}() must give an nn.Module, or one and its tokenizer; got "
+            f"{type(made).__name__}."
+        )
+    return Model(made, spec=spec, tokenizer=tokenizer)
+
+
+def _from_demo(name: str, spec: str, dtype: Any, revision: Any, trust: bool) -> Model:
+    from interp import demo
+
+    return _from_hugging_face(str(demo.model_path(name)), spec, dtype, None, False)
+
+
+def _from_hugging_face(
+    source: str, spec: str, dtype: torch.dtype | None, revision: str | None, trust: bool
+) -> Model:
+    """A causal LM, encoder, ViT, CLIP, …: the class that the checkpoint's config names."""
+    import transformers
+
+    local = Path(source).expanduser()
+    if not local.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise ModelError(
+            f"there is no model folder {source}; give a folder with config.json and "
+            "model.safetensors, a Hugging Face id, or demo:pylm."
+        )
+    source = str(local) if local.is_dir() else source
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust}
+    if revision is None:
+        del options["revision"]
+    if not local.is_dir() and _offline():
+        options["local_files_only"] = True  # the cache or nothing: no minute of retries
+    with quiet_transformers():
+        try:
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+            cls = _auto_class(config, trust)
+            module, info = cls.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype or "auto",
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+        except Exception as error:
+            raise _explain(source, local.is_dir(), error) from error
+        missing = sorted(info["missing_keys"])
+        base = getattr(module, "base_model_prefix", "")
+        inner = [k for k in missing if not base or k.startswith(base + ".")]
+        if inner and len(inner) == len(missing):
+            raise ModelError(
+                f"{spec} lacks {len(inner)} of its weights, {inner[0]} among them; is the folder "
+                "complete?"
+            )
+        if missing:
+            warnings.warn(
+                f"{spec} has no weights for {', '.join(missing[:3])}: they are random.",
+                stacklevel=3,
+            )
+        tokenizer = _optional(transformers.AutoTokenizer, source, options)
+        processor = None
+        if getattr(config, "vision_config", None) is not None or hasattr(config, "image_size"):
+            processor = _optional(transformers.AutoImageProcessor, source, options)
+    commit = getattr(config, "_commit_hash", None)
+    return Model(module, spec=spec, revision=commit, tokenizer=tokenizer, processor=processor)
+
+
+def _auto_class(config: Any, trust: bool) -> Any:
+    import transformers
+
+    for name in config.architectures or ():
+        cls = getattr(transformers, name, None)
+        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+            return cls
+    causal = transformers.AutoModelForCausalLM
+    custom = trust and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    known = type(config) in causal._model_mapping and getattr(config, "is_decoder", True)
+    return causal if custom or known else transformers.AutoModel
+
+
+def _explain(source: str, local: bool, error: Exception) -> ModelError:
+    """One sentence for what went wrong while a checkpoint was loaded."""
+    text = _one_line(error)
+    if local:
+        folder = Path(source)
+        if not (folder / "config.json").is_file():
+            return ModelError(f"the folder {source} holds no config.json, so it is no model.")
+        pickles = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt*")]
+        if not list(folder.glob("*.safetensors")) and pickles:
+            return ModelError(
+                f"the folder {source} holds its weights as a pickle ({pickles[0]}), which is not "
+                "loaded; convert it once with save_pretrained(folder, safe_serialization=True)."
+            )
+        if not list(folder.glob("*.safetensors")):
+            return ModelError(f"the folder {source} holds no weights (no *.safetensors).")
+        if "trust_remote_code" in text:
+            return ModelError(
+                f"{source} brings its own code; allow it with trust_remote_code=True."
+            )
+        return ModelError(f"the model in {source} cannot be loaded: {text}.")
+    if "trust_remote_code" in text:
+        return ModelError(f"{source} brings its own code; allow it with trust_remote_code=True.")
+    return ModelError(
+        f"the model {source!r} is not in the local cache and the hub does not give it (no network, "
+        "HF_HUB_OFFLINE, or no such name); give a local folder with config.json and "
+        "model.safetensors, or demo:pylm, which needs no download."
+    )
+
+
+def _from_transformer_lens(
+    name: str, spec: str, dtype: torch.dtype | None, revision: str | None, trust: bool
+) -> Model:
+    try:
+        from transformer_lens.model_bridge import TransformerBridge
+    except ImportError as error:
+        raise ModelError(
+            f"{spec} needs transformer-lens 4 or later: {_one_line(error)}."
+        ) from error
+    source = _local_or_demo(name)
+    with quiet_transformers():
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                source,
+                device="cpu",
+                dtype=dtype or torch.float32,
+                revision=revision,
+                trust_remote_code=trust,
+            )
+        except Exception as error:
+            if not Path(source).is_dir() and isinstance(error, OSError):
+                raise _explain(source, False, error) from error
+            raise ModelError(f"transformer-lens cannot load {name}: {_one_line(error)}.") from error
+    return Model(bridge, spec=spec, revision=revision, tokenizer=bridge.tokenizer)
+
+
+def _from_nnsight(
+    name: str, spec: str, dtype: torch.dtype | None, revision: str | None, trust: bool
+) -> Model:
+    try:
+        from nnsight import TransformersModel
+    except ImportError as error:
+        raise ModelError(f"{spec} needs nnsight: {_one_line(error)}.") from error
+    source = _local_or_demo(name)
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    if revision is not None:
+        options["revision"] = revision
+    if trust:
+        options["trust_remote_code"] = True
+    with quiet_transformers():
+        try:
+            envoy = TransformersModel(source, dispatch=True, **options)
+        except Exception as error:
+            if not Path(source).is_dir():
+                raise _explain(source, False, error) from error
+            raise ModelError(f"nnsight cannot load {name}: {_one_line(error)}.") from error
+    module = envoy._module
+    return Model(module, spec=spec, revision=revision, tokenizer=envoy.tokenizer)
+
+
+def _local_or_demo(name: str) -> str:
+    """What follows ``tl:`` or ``nnsight:``; ``tl:demo:pylm`` reads the embedded model."""
+    if name.startswith("demo:"):
+        from interp import demo
+
+        return str(demo.model_path(name.removeprefix("demo:")))
+    return name
+
+
+LOADERS: dict[str, Callable[[str, str, Any, Any, bool], Model]] = {
+    "demo": _from_demo,
+    "tl": _from_transformer_lens,
+    "nnsight": _from_nnsight,
+    "hf": lambda rest, spec, *more: _from_hugging_face(rest, spec, *more),
+}
+
+
+def _optional(auto: Any, source: str, options: dict[str, Any]) -> Any:
+    """A tokenizer or processor, or None where the checkpoint has none."""
+    try:
+        return auto.from_pretrained(source, **options)
+    except Exception:  # each of the many formats fails in its own way; absence is legal
+        return None
+
+
+def _offline() -> bool:
+    """Whether the hub's name cannot even be looked up; a proxy is given the benefit of doubt."""
+    if any(os.environ.get(k) for k in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return False
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return True
+    return False
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ParameterError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:1.") from (
+            error
+        )
+
+
+def _place(model: Model, device: Any, dtype: Any) -> Model:
+    if device is not None or dtype is not None:
+        try:
+            model.module.to(device=device, dtype=dtype)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"{model.spec} cannot go to {device}: {_one_line(error)}.") from error
+    return model
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:300].rstrip(".")

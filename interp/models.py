@@ -1,0 +1,239 @@
+"""The model: one handle for whatever `load` takes.
+
+``gpt2`` or a local folder (Hugging Face), ``tl:ID`` (transformer-lens), ``nnsight:ID``,
+``file.py:factory``, ``package.module:factory``, ``demo:NAME``, or an ``nn.Module`` in hand.
+"""
+
+import hashlib
+import inspect
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.errors import ModelError, ParameterError
+from interp.hookpoints import HookPoint, HookPoints
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Model", "quiet_transformers"]
+
+
+class Model:
+    """A module with what it needs to read inputs: a tokenizer, an image processor, its hook points.
+
+    Made by `load`. Calling it runs the module on text, a tensor, or a dict of keyword arguments.
+
+    Attributes
+    ----------
+    module : the ``nn.Module``, in eval mode when `load` made it.
+    spec : what it was loaded from.
+    revision : the commit of a hub model, or None.
+    tokenizer, processor : None where the model has none.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        spec: str,
+        revision: str | None = None,
+        tokenizer: Any = None,
+        processor: Any = None,
+    ) -> None:
+        self.module = module
+        self.spec = spec
+        self.revision = revision
+        self.tokenizer = tokenizer
+        self.processor = processor
+        self.certificates: dict[Any, dict[str, float]] = {}
+
+    def __repr__(self) -> str:
+        return f"Model({self.spec!r}, {type(self.module).__name__}, {self.dtype}, {self.device})"
+
+    @cached_property
+    def points(self) -> HookPoints:
+        """The module's hook points."""
+        return HookPoints(self.module)
+
+    def resolve(self, wanted: str | Iterable[str]) -> list[HookPoint]:
+        """The hook points that names, globs, roles and slices mean."""
+        return self.points.resolve(wanted)
+
+    def hookpoints(self) -> "pd.DataFrame":
+        """A table of all hook points: name, alias (its role), module type, width."""
+        import pandas as pd
+
+        return pd.DataFrame(self.points.table(), columns=["name", "alias", "type", "width"])
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration, or None."""
+        return getattr(self.module, "config", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter lies; the CPU for a module without parameters."""
+        first = next(self.module.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first floating-point parameter."""
+        floats = (p.dtype for p in self.module.parameters() if p.is_floating_point())
+        return next(floats, torch.float32)
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens the model takes, or None where nothing says."""
+        config = getattr(self.config, "text_config", self.config)
+        for key in ("max_position_embeddings", "n_positions", "n_ctx"):
+            value = getattr(config, key, None)
+            if isinstance(value, int) and value > 0:
+                return value - 2 if getattr(config, "model_type", "") in _OFFSET else value
+        return None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of names, shapes and 64 strided values of every parameter and buffer."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            if not isinstance(tensor, Tensor):
+                continue
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            flat = tensor.detach().reshape(-1)
+            step = max(1, flat.numel() // 64)
+            sample = flat[::step].to("cpu")
+            sample = sample.to(torch.float64) if not sample.is_complex() else sample
+            digest.update(sample.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def tokenizer_hash(self) -> str | None:
+        """A hash of the tokenizer's whole definition, or None."""
+        if self.tokenizer is None:
+            return None
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        text = backend.to_str() if backend is not None else str(sorted(self.tokenizer.get_vocab()))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the model's numbers, for manifests and provenance."""
+        return {
+            "spec": self.spec,
+            "class": type(self.module).__name__,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "tokenizer": self.tokenizer_hash,
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def takes(self, argument: str) -> bool:
+        """Whether the module's forward has an argument of this name."""
+        return argument in inspect.signature(self.module.forward).parameters
+
+    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of each text, alone and without pads, with the tokenizer's special tokens."""
+        if self.tokenizer is None:
+            raise ModelError(
+                f"{self.spec} has no tokenizer, so it cannot read text; load it with tokenizer=…"
+            )
+        with quiet_transformers():
+            options = {} if max_length is None else {"truncation": True, "max_length": max_length}
+            return self.tokenizer(list(texts), **options)["input_ids"]
+
+    def pad(self, ids: Sequence[Sequence[int]], side: str = "right") -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` [b, t], padded on one side, on the device."""
+        t = max(len(row) for row in ids)
+        pad_id = getattr(self.tokenizer, "pad_token_id", None) or 0
+        input_ids = torch.full((len(ids), t), pad_id, dtype=torch.long)
+        mask = torch.zeros((len(ids), t), dtype=torch.long)
+        for i, row in enumerate(ids):
+            where = slice(0, len(row)) if side == "right" else slice(t - len(row), t)
+            input_ids[i, where] = torch.tensor(row, dtype=torch.long)
+            mask[i, where] = 1
+        return {
+            "input_ids": input_ids.to(self.device),
+            "attention_mask": mask.to(self.device),
+        }
+
+    def inputs(self, x: Any) -> dict[str, Any] | tuple[Any, ...]:
+        """Arguments for the module's forward from text, images, tensors or a dict of them."""
+        if isinstance(x, str):
+            x = [x]
+        if isinstance(x, list | tuple) and x and all(isinstance(t, str) for t in x):
+            return self.text_inputs(self.pad(self.tokenize(x)), self.points.stacks)
+        if isinstance(x, Mapping):
+            return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in x.items()}
+        if isinstance(x, Tensor):
+            return (x.to(self.device),)
+        if isinstance(x, tuple | list) and x and all(isinstance(t, Tensor) for t in x):
+            return tuple(t.to(self.device) for t in x)
+        raise ParameterError(
+            f"{self.spec} takes text, a list of texts, a tensor or a dict of tensors; got "
+            f"{type(x).__name__}."
+        )
+
+    def text_inputs(self, padded: dict[str, Tensor], stacks: Any = ()) -> dict[str, Tensor]:
+        """Padded ids with what else the forward needs: an encoder-decoder gets a start token."""
+        if getattr(self.config, "is_encoder_decoder", False):
+            start = getattr(self.config, "decoder_start_token_id", None) or 0
+            first = torch.full((len(padded["input_ids"]), 1), start, device=self.device)
+            return {**padded, "decoder_input_ids": first}
+        return padded
+
+    def __call__(self, x: Any, **kwargs: Any) -> Any:
+        """Run the module's forward; hooks that are set fire."""
+        inputs = self.inputs(x)
+        if isinstance(inputs, dict):
+            return self.module(**inputs, **kwargs)
+        return self.module(*inputs, **kwargs)
+
+    def generate(self, prompt: str, max_new_tokens: int = 20, **kwargs: Any) -> str:
+        """The prompt and its continuation, greedy unless ``do_sample=True`` is given.
+
+        Raises
+        ------
+        ModelError
+            The model cannot generate.
+        """
+        module: Any = getattr(self.module, "original_model", self.module)
+        if not hasattr(module, "generate") or self.tokenizer is None:
+            raise ModelError(f"{self.spec} is no language model that generates text.")
+        encoded = self.pad(self.tokenize([prompt]))
+        kwargs.setdefault("do_sample", False)
+        kwargs.setdefault("pad_token_id", self.tokenizer.pad_token_id or 0)
+        with torch.no_grad():
+            out = module.generate(**encoded, max_new_tokens=max_new_tokens, **kwargs)
+        return self.tokenizer.decode(out[0], skip_special_tokens=True)
+
+
+_OFFSET = ("roberta", "xlm-roberta", "camembert", "opt")  # their position table starts at 2
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' log lines and progress bars off stderr; warnings are put back after."""
+    from transformers.utils import logging as library
+
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        library.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            library.enable_progress_bar()

@@ -1,0 +1,214 @@
+"""Run folders: what ran, on what, and what it gave; every file whole or absent.
+
+A run folder holds ``config.json`` (the resolved options), ``results/*.json``, ``metrics.json``
+(numbers and names only, so that two equal runs give equal files), ``manifest.json`` (versions,
+seconds, hashes) and ``report.html``.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import StoreError
+
+if TYPE_CHECKING:
+    from interp.results import Result
+
+__all__ = ["Run", "plain", "read_results", "versions", "write_bytes", "write_text"]
+
+PACKAGES = ("interp", "torch", "transformers", "scikit-learn", "numpy", "plotly", "safetensors")
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write a file beside its final name, flush it to the disk, then rename it into place.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written to, or no space is left; the old file, if any, is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """`write_bytes` of UTF-8 text."""
+    return write_bytes(path, text.encode("utf-8", errors="surrogatepass"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on; no package is imported."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def read_results(path: str | Path) -> "list[Result]":
+    """The results of a run folder, in the order of their names.
+
+    Raises
+    ------
+    StoreError
+        There is no run, or it holds no result.
+    """
+    from interp.results import Result
+
+    folder = Path(path)
+    files = sorted((folder / "results").glob("*.json"))
+    if not files:
+        raise StoreError(f"{folder} holds no results of a run.")
+    return [Result.load(file) for file in files]
+
+
+class Run:
+    """A run folder that refuses to mix two runs.
+
+    Parameters
+    ----------
+    path : the folder; made if absent.
+    command : the command's name, such as ``"probe"``.
+    config : the resolved options, JSON values only. They identify the run.
+    resume : go on with a run of the same command and options.
+    force : throw away what an earlier run left here.
+
+    Raises
+    ------
+    StoreError
+        The folder holds another run, or something that interp did not write.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        command: str,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        force: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.command = command
+        self.config = {"command": command, **config}
+        self.results: list[Result] = []
+        self.started = time.time()
+        if self.path.is_file():
+            raise StoreError(f"{self.path} is a file; --out takes a folder.")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            self._enter(resume=resume, force=force)
+        write_text(self.path / "config.json", _json(self.config))
+
+    def _enter(self, *, resume: bool, force: bool) -> None:
+        """Go into a folder that is not empty: resume, clear, or refuse."""
+        try:
+            earlier = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            earlier = None
+        if not isinstance(earlier, dict) or "command" not in earlier:
+            raise StoreError(
+                f"{self.path} holds files that are no run of interp; name another folder."
+            )
+        if force:
+            for name in ("results", "acts"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for name in ("config.json", "manifest.json", "metrics.json", "report.html"):
+                (self.path / name).unlink(missing_ok=True)
+        elif not resume:
+            raise StoreError(
+                f"{self.path} already holds a run; use --resume to go on with it, --force to "
+                "replace it, or another --out."
+            )
+        elif earlier != json.loads(_json(self.config)):
+            changed = sorted(
+                k
+                for k in earlier.keys() | self.config.keys()
+                if earlier.get(k) != json.loads(_json(self.config)).get(k)
+            )
+            raise StoreError(
+                f"{self.path} holds a run with other options ({', '.join(changed)}); --resume "
+                "needs the same ones, --force replaces the run."
+            )
+
+    def found(self, kind: type["Result"], name: str) -> "Result | None":
+        """A result that an earlier start of this run saved; it then counts as added."""
+        path = self._result(kind.kind, name)
+        if not path.is_file():
+            return None
+        result = kind.load(path)
+        self.results.append(result)
+        return result
+
+    def add(self, result: "Result") -> None:
+        """Save a result in the folder; it appears in ``metrics.json`` when the run is finished."""
+        result.save(self._result(result.kind, result.name))
+        self.results.append(result)
+
+    def _result(self, kind: str, name: str) -> Path:
+        return self.path / "results" / f"{kind}.{_slug(name)}.json"
+
+    def finish(self, hashes: Mapping[str, str] | None = None) -> None:
+        """Write ``metrics.json`` and the manifest; the run is then whole."""
+        write_text(self.path / "metrics.json", _json(metrics(self.results)))
+        manifest = {
+            "command": self.command,
+            "argv": sys.argv[1:],
+            "versions": versions(),
+            "platform": platform.platform(),
+            "seconds": round(time.time() - self.started, 2),
+            "hashes": dict(hashes or {}),
+        }
+        write_text(self.path / "manifest.json", _json(manifest))
+
+
+def metrics(results: "Iterable[Result]") -> dict[str, Any]:
+    """``{kind: {name: numbers}}`` of the results."""
+    table: dict[str, Any] = {}
+    for result in results:
+        table.setdefault(result.kind, {})[result.name] = result.metrics()
+    return table
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """JSON values: numpy numbers become numbers, nan and inf become null."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

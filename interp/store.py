@@ -1,0 +1,373 @@
+"""The activation store: safetensors shards and a manifest, read lazily, written so that a kill
+loses at most one shard.
+
+A store folder holds ``manifest.json``, ``rows.parquet`` (the columns kept from the data) and
+``shard-00000.safetensors``, …; a shard holds a fixed range of the data's rows for every hook point.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from interp.errors import LayerNotFound, ShapeError, StoreError, closest
+from interp.runs import write_bytes, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ActivationStore", "Matrix"]
+
+FORMAT = 1
+SAFETENSORS: dict[str, tuple[torch.dtype, str]] = {
+    "F16": (torch.float16, "<f2"),
+    "BF16": (torch.bfloat16, "<i2"),
+    "F32": (torch.float32, "<f4"),
+    "F64": (torch.float64, "<f8"),
+    "I32": (torch.int32, "<i4"),
+    "I64": (torch.int64, "<i8"),
+}
+DTYPES = {
+    str(d).removeprefix("torch."): d
+    for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+
+
+class Matrix:
+    """The rows of one hook point, read only where they are asked for.
+
+    ``m[:]``, ``m[10:20]``, ``m[-1]`` and ``m[[3, 1, 2]]`` give tensors [rows, width], or
+    [rows, heads, d_head]; ``np.asarray(m)`` reads all of it.
+    """
+
+    def __init__(self, parts: Sequence["Part"], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(p.rows for p in parts)])
+        self.shape = (int(self._starts[-1]), *shape)
+        self.dtype = dtype
+
+    def __repr__(self) -> str:
+        return f"Matrix({list(self.shape)}, {self.dtype}, {len(self._parts)} shards)"
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """Axes of the matrix."""
+        return len(self.shape)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        n = len(self)
+        if isinstance(key, int | np.integer):
+            if not -n <= key < n:
+                raise ShapeError(f"row {key} is outside the {n} rows of the store.")
+            return self._gather(np.array([int(key) % n]))[0]
+        if isinstance(key, slice):
+            start, stop, step = key.indices(n)
+            if step == 1:
+                return self._range(start, max(start, stop))
+            return self._gather(np.arange(start, stop, step))
+        index = np.asarray(key.cpu() if isinstance(key, Tensor) else key)
+        if index.dtype == bool:
+            if index.shape != (n,):
+                raise ShapeError(f"a mask of {index.shape} does not fit {n} rows.")
+            index = np.flatnonzero(index)
+        index = index.astype(np.int64).reshape(-1)
+        if len(index) and (index.min() < -n or index.max() >= n):
+            raise ShapeError(f"row {index.max()} is outside the {n} rows of the store.")
+        return self._gather(index % max(n, 1))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        x = self[:]
+        x = x.float() if x.dtype == torch.bfloat16 else x
+        return x.numpy().astype(dtype) if dtype is not None else x.numpy()
+
+    def batches(self, size: int = 4096) -> Iterator[Tensor]:
+        """The rows in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def _range(self, start: int, stop: int) -> Tensor:
+        pieces = []
+        for part, first in zip(self._parts, self._starts, strict=False):
+            a, b = max(start - first, 0), min(stop - first, part.rows)
+            if a < b:
+                pieces.append(part.read(slice(int(a), int(b))))
+        if not pieces:
+            return torch.empty((0, *self.shape[1:]), dtype=self.dtype)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _gather(self, index: np.ndarray) -> Tensor:
+        out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        which = np.searchsorted(self._starts, index, side="right") - 1
+        for i in np.unique(which):
+            mine = np.flatnonzero(which == i)
+            out[torch.from_numpy(mine)] = self._parts[i].read(index[mine] - self._starts[i])
+        return out
+
+
+@dataclass(frozen=True)
+class Part:
+    """One hook point's rows in one shard: a place in a file, or a tensor in memory."""
+
+    rows: int
+    path: Path | None = None
+    key: str = ""
+    tensor: Tensor | None = None
+
+    def read(self, rows: slice | np.ndarray) -> Tensor:
+        """A copy of some rows; from a file only the pages that hold them are read."""
+        if self.tensor is not None:
+            return self.tensor[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
+        array, dtype = self._mapped
+        copied = torch.from_numpy(np.array(array[rows]))
+        return copied.view(dtype) if copied.dtype != dtype else copied
+
+    @cached_property
+    def _mapped(self) -> tuple[np.ndarray, torch.dtype]:
+        """The tensor in the file as a memory map; bfloat16, which numpy lacks, as int16."""
+        assert self.path is not None  # noqa: S101  a part is a tensor or a file
+        try:
+            with open(self.path, "rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                if size > 100_000_000:
+                    raise ValueError("its header is too long")
+                entry = json.loads(file.read(size))[self.key]
+            dtype, stored = SAFETENSORS[entry["dtype"]]
+            start, stop = entry["data_offsets"]
+            shape = tuple(entry["shape"])
+            if (
+                shape[0] != self.rows
+                or np.dtype(stored).itemsize * math.prod(shape) != stop - start
+            ):
+                raise ValueError(f"{self.key} has the shape {shape}")
+            offset = 8 + size + start
+            return np.memmap(self.path, stored, "r", offset=offset, shape=shape), dtype
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise StoreError(
+                f"the shard {self.path} cannot be read ({error}); delete it and capture again with "
+                "--resume."
+            ) from error
+
+
+class ActivationStore:
+    """Activations by hook point, with the table of the rows they came from.
+
+    ``store["resid_post.3"]`` is a `Matrix`; ``store.rows`` the DataFrame of the data's columns.
+    Made by `interp.capture`, `open` or `from_tensors`.
+
+    Attributes
+    ----------
+    manifest : model, data, hook points, pooling, dtype and rows; what made the store.
+    path : its folder, or None in memory.
+    """
+
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        rows: "pd.DataFrame",
+        parts: Mapping[str, Sequence[Part]],
+        path: Path | None = None,
+        tokens: Mapping[str, "pd.DataFrame"] | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.path = path
+        self._documents = rows
+        self._parts = parts
+        self._tokens = dict(tokens or {})
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: "Mapping[str, Tensor | np.ndarray]",
+        rows: "pd.DataFrame | Mapping[str, Sequence[Any]] | None" = None,
+        **manifest: Any,
+    ) -> "ActivationStore":
+        """A store in memory from matrices that you hold: {hook point: [rows, width]}.
+
+        Raises
+        ------
+        ShapeError
+            The matrices, or the table, do not have the same number of rows.
+        """
+        import pandas as pd
+
+        held = {k: torch.as_tensor(v) for k, v in tensors.items()}
+        if not held:
+            raise ShapeError("a store needs at least one matrix.")
+        counts = {k: len(v) for k, v in held.items()}
+        n = next(iter(counts.values()))
+        table = pd.DataFrame(rows) if rows is not None else pd.DataFrame(index=range(n))
+        if set(counts.values()) != {n} or len(table) != n:
+            raise ShapeError(f"matrices of {counts} rows do not fit a table of {len(table)} rows.")
+        for name, x in held.items():
+            if x.ndim < 2 or not x.is_floating_point():
+                raise ShapeError(
+                    f"{name} must be a floating-point matrix [rows, width]; got "
+                    f"{x.dtype} {list(x.shape)}."
+                )
+        described = {
+            "format": FORMAT,
+            "hookpoints": [
+                {"name": k, "module": k, "shape": list(v.shape[1:])} for k, v in held.items()
+            ],
+            "pool": None,
+            "dtype": str(next(iter(held.values())).dtype).removeprefix("torch."),
+            "n": n,
+            "model": {},
+            "data": {"name": "data"},
+            **manifest,
+        }
+        parts = {k: [Part(len(v), tensor=v)] for k, v in held.items()}
+        return cls(described, table.reset_index(drop=True), parts)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "ActivationStore":
+        """Read a store's manifest; activations stay on disk until they are asked for.
+
+        Raises
+        ------
+        StoreError
+            There is no store, it is of another format, or it is not complete.
+        """
+        import pandas as pd
+
+        path = Path(path)
+        manifest = read_manifest(path)
+        if not manifest.get("complete"):
+            raise StoreError(
+                f"the store {path} is not complete; go on with its capture (--resume)."
+            )
+        parts = {
+            h["name"]: [
+                Part(s["rows"][h["name"]], path / _inside(s["file"]), h["name"])
+                for s in manifest["shards"]
+            ]
+            for h in manifest["hookpoints"]
+        }
+        missing = [s["file"] for s in manifest["shards"] if not (path / s["file"]).is_file()]
+        if missing:
+            raise StoreError(
+                f"the store {path} lacks {missing[0]}; capture it again with --resume."
+            )
+        return cls(manifest, pd.read_parquet(path / "rows.parquet"), parts, path)
+
+    def __repr__(self) -> str:
+        where = self.path or "in memory"
+        return f"ActivationStore({self.n} rows, {len(self.hookpoints)} hook points, {where})"
+
+    @property
+    def hookpoints(self) -> tuple[str, ...]:
+        """Names of the hook points, in the order captured."""
+        return tuple(h["name"] for h in self.manifest["hookpoints"])
+
+    @property
+    def n(self) -> int:
+        """Rows of the data: documents, or images."""
+        return len(self._documents)
+
+    def __getitem__(self, hookpoint: str) -> Matrix:
+        for entry in self.manifest["hookpoints"]:
+            if entry["name"] == hookpoint:
+                dtype = DTYPES[entry.get("dtype", self.manifest["dtype"])]
+                return Matrix(self._parts[hookpoint], tuple(entry["shape"]), dtype)
+        hint = closest(hookpoint, self.hookpoints) or f"it holds {', '.join(self.hookpoints)}."
+        raise LayerNotFound(f"the store has no hook point {hookpoint!r}; {hint}")
+
+    def __contains__(self, hookpoint: object) -> bool:
+        return hookpoint in self.hookpoints
+
+    @cached_property
+    def rows(self) -> "pd.DataFrame":
+        """A row an activation row: the data's columns, and with ``pool="all"`` before them
+        ``document`` and ``position``.
+
+        Raises
+        ------
+        StoreError
+            The hook points have different positions; use `rows_of`.
+        """
+        counts = {h: len(self[h]) for h in self.hookpoints}
+        if len(set(counts.values())) > 1:
+            raise StoreError(
+                f"the hook points of this store have different positions ({counts}); use "
+                "store.rows_of(hookpoint)."
+            )
+        return self.rows_of(self.hookpoints[0])
+
+    def rows_of(self, hookpoint: str) -> "pd.DataFrame":
+        """The table of one hook point's rows."""
+        if self.manifest.get("pool") != "all":
+            return self._documents
+        if hookpoint not in self._tokens:
+            import pandas as pd
+
+            columns = [
+                torch.cat([_column(part, f"{hookpoint}/{c}") for part in self._parts[hookpoint]])
+                for c in ("document", "position")
+            ]
+            self._tokens[hookpoint] = pd.DataFrame(
+                {"document": columns[0].numpy(), "position": columns[1].numpy()}
+            )
+        tokens = self._tokens[hookpoint]
+        kept = self._documents.drop(columns=["document", "position"], errors="ignore")
+        repeated = kept.iloc[tokens["document"].to_numpy()].reset_index(drop=True)
+        return tokens.join(repeated)
+
+
+def _column(part: Part, key: str) -> Tensor:
+    return Part(part.rows, part.path, key).read(slice(0, part.rows))
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a store folder, checked for its format."""
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise StoreError(f"there is no activation store in {path}.")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        version = manifest["format"]
+        _ = manifest["hookpoints"], manifest["shards"], manifest["dtype"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"the manifest of the store {path} is damaged: {error}.") from error
+    if version != FORMAT:
+        raise StoreError(f"the store {path} has format {version}; this interp reads {FORMAT}.")
+    return manifest
+
+
+def _inside(name: str) -> str:
+    """A shard's file name; a manifest cannot point outside its folder."""
+    if Path(name).name != name:
+        raise StoreError(f"the manifest names {name!r}, which is no file of the store.")
+    return name
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a store's manifest whole."""
+    write_text(path / "manifest.json", json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a shard beside its name, then rename it; its sha256."""
+    data = save({k: v.contiguous() for k, v in tensors.items()})
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def shard_is_whole(path: Path, digest: str) -> bool:
+    """Whether a shard is there and holds what was written."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except OSError:
+        return False
