@@ -200,7 +200,7 @@ class Sparkline(Part):
     low: float = 0.0
     high: float = 1.0
     rule: float | None = None
-    width: int = 120
+    width: int = 104
     height: int = 28
 
     def html(self, level: int = 2) -> str:
@@ -304,8 +304,8 @@ class Table(Part):
         )
         # A region that scrolls must take the keyboard's focus.
         box = _attributes(class_="scroll", role="region", aria_label=caption, tabindex=0)
-        notes = Items(self.footnotes, ordered=True, kind="footnotes") if self.footnotes else ""
-        return f"<div{box}>{table}</div>\n{render(notes)}"
+        notes = Items(tuple(map(Data, self.footnotes)), ordered=True, kind="footnotes")
+        return f"<div{box}>{table}</div>\n{render(notes) if self.footnotes else ''}"
 
     def _row(self, row: tuple[Cell | Sequence[Cell], ...]) -> str:
         cells = []

@@ -256,12 +256,16 @@ def _heatmaps(results: Sequence[Result]) -> list[html.Part]:
         widest = min(max(len(r.name) for r in shown), 34)
         columns = (html.Column("concept"), *(html.Column(h, True) for h in hookpoints[:ROWS]))
         rows = tuple((html.Data(r.name, 80), *r.accuracy[:ROWS].tolist()) for r in shown)
+        caption = "Accuracy by concept and hook point"
+        if len(depths) > ROWS or len(hookpoints) > ROWS:
+            counts = (len(rows), len(depths), len(columns) - 1, len(hookpoints))
+            caption += " ({} of {} concepts, {} of {} hook points)".format(*counts)
         part = html.Figure(
             f"map{i + 1}",
             _spec(fig),
             fig.layout.meta["alt"],
             ("The number in bold is the first peak of its row.",),
-            html.Table("Accuracy by concept and hook point", columns, rows),
+            html.Table(caption, columns, rows),
             height=int(fig.layout.height) - 40,
             min_width=min(60 + 6 * widest + 37 * len(hookpoints), 1400),
         )
@@ -373,8 +377,9 @@ def _footer(size: int, library: int, budget: int, cuts: Sequence[str]) -> tuple[
 # ---- tables and small things
 
 
-def _frame_table(frame: "pd.DataFrame", caption: str, rows: int = ROWS) -> html.Table:
+def _frame_table(frame: "pd.DataFrame", caption: str, rows: int | None = None) -> html.Table:
     """A DataFrame as a table, cut with a notice."""
+    rows = rows or ROWS
     named = frame.index.name is not None
     shown = (frame.reset_index() if named else frame).head(rows)
     columns = tuple(html.Column(str(c), _numeric(shown[c])) for c in shown.columns)

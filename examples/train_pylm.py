@@ -122,7 +122,6 @@ def checkpoint_save(
     beside = path.with_suffix(".partial")
     save_file(tensors, beside, metadata={"step": str(step)})
     os.replace(beside, path)
-    path.with_suffix(".json").write_text(json.dumps({"step": step}))
 
 
 def checkpoint_load(path: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer) -> int:
@@ -142,11 +141,18 @@ def checkpoint_load(path: Path, model: GPT2LMHeadModel, optimizer: torch.optim.O
 
 def loss_of(model: GPT2LMHeadModel, batch: torch.Tensor) -> torch.Tensor:
     logits = model(batch[:, :-1]).logits
-    return functional.cross_entropy(logits.reshape(-1, VOCABULARY).float(), batch[:, 1:].reshape(-1))
+    return functional.cross_entropy(
+        logits.reshape(-1, VOCABULARY).float(), batch[:, 1:].reshape(-1)
+    )
 
 
-def train(model: GPT2LMHeadModel, ids: torch.Tensor, arguments: argparse.Namespace) -> int:
-    """Train in place; returns the number of steps done."""
+def train(
+    model: GPT2LMHeadModel,
+    ids: torch.Tensor,
+    arguments: argparse.Namespace,
+    until: int | None = None,
+) -> int:
+    """Train in place, to the last step or to ``until``; returns the number of steps done."""
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -161,7 +167,7 @@ def train(model: GPT2LMHeadModel, ids: torch.Tensor, arguments: argparse.Namespa
         log(f"resumed at step {step}")
     began, began_at, running = time.monotonic(), step, math.nan
     model.train()
-    while step < arguments.steps:
+    while step < (arguments.steps if until is None else until):
         if arguments.minutes and time.monotonic() - began > 60 * arguments.minutes:
             log(f"stopped after {arguments.minutes} minutes, at step {step}")
             break
@@ -204,7 +210,9 @@ def model_loss(model: GPT2LMHeadModel, ids: torch.Tensor) -> float:
     total = 0.0
     for x, y in zip(inputs.split(32), rows[:, 1:].split(32), strict=True):
         logits = model(x).logits.reshape(-1, VOCABULARY)
-        losses = functional.cross_entropy(logits, y.reshape(-1), ignore_index=none, reduction="none")
+        losses = functional.cross_entropy(
+            logits, y.reshape(-1), ignore_index=none, reduction="none"
+        )
         total += losses.sum(dtype=torch.float64).item()
     return total / n
 
@@ -269,7 +277,7 @@ def card(
     }
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--minutes", type=float, default=0, help="stop early after so long")
@@ -281,7 +289,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--checkpoint", type=Path, default=Path("build/pylm/last.safetensors"))
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
 
     texts, held_out_texts = documents(held_out=False), documents(held_out=True)

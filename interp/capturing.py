@@ -102,7 +102,8 @@ class Capture:
     # -- checking --------------------------------------------------------------------------------
 
     def _first_forward(self) -> "dict[str, Outline]":
-        """Run the first row to the end: what fires, how often, and the shape of its rows."""
+        """Run the longest row to the end: what fires, how often, and the shape of its rows."""
+        longest = max(range(len(self.data)), key=lambda i: self.feed.lengths[i])
         fired: dict[str, int] = {p.name: 0 for p in self.points}
         outlines: dict[str, Outline] = {}
 
@@ -114,7 +115,7 @@ class Capture:
 
         module = self.model.module
         with evaluating(module), torch.inference_mode(), hooked(module, self.points, look):
-            self.feed.run([0])
+            self.feed.run([longest])
         all_fired(fired, self.model.spec)
         for name, times in fired.items():
             if times > 1:
@@ -331,7 +332,7 @@ class Capture:
             except _Enough:
                 return
             raise LayerNotFound(
-                f"row {rows[0]}: {', '.join(waiting)} did not fire, though they did on row 0."
+                f"row {rows[0]}: {', '.join(waiting)} did not fire, though they did on the longest row."
             )
 
         module = self.model.module

@@ -168,6 +168,8 @@ def as_tokens(
     point: HookPoint, x: Tensor, mask: Tensor | None, how: Pool
 ) -> tuple[Tensor, Tensor | None]:
     """What a hook point held as [b, t, width], with the mask where it has the text's positions."""
+    if mask is not None and x.shape[:2] != mask.shape and len(x) == mask.numel():
+        x = x.unflatten(0, mask.shape)  # [b * t, width], as in OPT's MLP
     if point.channels_first and x.ndim == 3:
         x = x.transpose(1, 2)
     elif x.ndim == 4 and point.d_head is None:

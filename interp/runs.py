@@ -23,7 +23,7 @@ from interp.errors import StoreError
 if TYPE_CHECKING:
     from interp.results import Result
 
-__all__ = ["Run", "plain", "read_results", "versions", "write_bytes", "write_text"]
+__all__ = ["Run", "find_run", "plain", "read_results", "versions", "write_bytes", "write_text"]
 
 PACKAGES = ("interp", "torch", "transformers", "scikit-learn", "numpy", "plotly", "safetensors")
 
@@ -84,6 +84,34 @@ def read_results(path: str | Path) -> "list[Result]":
     return [Result.load(file) for file in files]
 
 
+def find_run(path: str | Path, *, resume: bool, force: bool) -> dict[str, Any] | None:
+    """The configuration of the run that a folder holds, or None where it is empty or absent.
+
+    Raises
+    ------
+    StoreError
+        The path is a file, the folder holds what interp did not write, or it holds a run and
+        neither ``resume`` nor ``force`` is given.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise StoreError(f"{path} is a file; --out takes a folder.")
+    if not path.is_dir() or not any(path.iterdir()):
+        return None
+    try:
+        earlier = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        earlier = None
+    if not isinstance(earlier, dict) or "command" not in earlier:
+        raise StoreError(f"{path} holds files that are no run of interp; name another folder.")
+    if not resume and not force:
+        raise StoreError(
+            f"{path} already holds a run; use --resume to go on with it, --force to replace it, "
+            "or another --out."
+        )
+    return earlier
+
+
 class Run:
     """A run folder that refuses to mix two runs.
 
@@ -112,45 +140,27 @@ class Run:
     ) -> None:
         self.path = Path(path)
         self.command = command
-        self.config = {"command": command, **config}
+        self.config = json.loads(_json({"command": command, **config}))
         self.results: list[Result] = []
         self.started = time.time()
-        if self.path.is_file():
-            raise StoreError(f"{self.path} is a file; --out takes a folder.")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            self._enter(resume=resume, force=force)
-        write_text(self.path / "config.json", _json(self.config))
-
-    def _enter(self, *, resume: bool, force: bool) -> None:
-        """Go into a folder that is not empty: resume, clear, or refuse."""
-        try:
-            earlier = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            earlier = None
-        if not isinstance(earlier, dict) or "command" not in earlier:
-            raise StoreError(
-                f"{self.path} holds files that are no run of interp; name another folder."
-            )
-        if force:
-            for name in ("results", "acts"):
-                shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in ("config.json", "manifest.json", "metrics.json", "report.html"):
-                (self.path / name).unlink(missing_ok=True)
-        elif not resume:
-            raise StoreError(
-                f"{self.path} already holds a run; use --resume to go on with it, --force to "
-                "replace it, or another --out."
-            )
-        elif earlier != json.loads(_json(self.config)):
-            changed = sorted(
-                k
-                for k in earlier.keys() | self.config.keys()
-                if earlier.get(k) != json.loads(_json(self.config)).get(k)
-            )
+        earlier = find_run(self.path, resume=resume, force=force)
+        if earlier is not None and force:
+            self._clear()
+        elif earlier is not None and earlier != self.config:
+            keys = earlier.keys() | self.config.keys()
+            changed = sorted(k for k in keys if earlier.get(k) != self.config.get(k))
             raise StoreError(
                 f"{self.path} holds a run with other options ({', '.join(changed)}); --resume "
                 "needs the same ones, --force replaces the run."
             )
+        write_text(self.path / "config.json", _json(self.config))
+
+    def _clear(self) -> None:
+        """Remove what a run of interp writes, and nothing else."""
+        for name in ("results", "acts"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("config.json", "manifest.json", "metrics.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
 
     def found(self, kind: type["Result"], name: str) -> "Result | None":
         """A result that an earlier start of this run saved; it then counts as added."""

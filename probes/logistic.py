@@ -1,11 +1,11 @@
 """Many L2 logistic regressions on one matrix, solved together.
 
 The folds, strengths and control labels of a sweep share the matrix X; they differ in labels,
-sample weights and C. Here each is a column of one problem, so that one pass over X serves all.
+sample weights and C. Here they are p problems solved as one, so that a pass over X serves all.
 
-For a column with labels y, weights s and strength C the objective is scikit-learn's::
+For a problem with labels y, weights s and strength C the objective is scikit-learn's::
 
-    F(w, b) = C * sum_i s_i * loss(y_i, x_i w + b) + |w|^2 / 2
+    F(w, b) = C * sum_i s_i * loss(y_i, w x_i + b) + |w|^2 / 2
 
 with the sigmoid loss for two classes and the softmax loss, one weight vector a class, for more.
 
@@ -13,15 +13,18 @@ with the sigmoid loss for two classes and the softmax loss, one weight vector a 
 onto its principal axes: A = X V, [n, r] with r = min(n, d). A rotation leaves the penalty as it
 is. V comes from the Gram matrix of the smaller side: X'X where d <= n, XX' where n < d.
 
-*Steps.* Newton steps, each found by conjugate gradients that run on all columns at once, with the
-diagonal ``C * mean(curvature) * eigenvalue + 1`` as preconditioner, exact where the curvature is
+*Steps.* Newton steps, each found by conjugate gradients that run on all problems at once, with
+the diagonal ``mean curvature * eigenvalue + 1`` as preconditioner, exact where the curvature is
 the same for all rows. Gradients, margins and the line search are float64; the Hessian products
 inside the conjugate gradients are float32. They only shape the direction, so they cost no
-accuracy. Columns that have converged leave the batch.
+accuracy. Problems that have converged leave the batch.
 
 *Stopping.* F is strongly convex with modulus 1 in w, so the distance of w to the optimum is at
-most |gradient|. A column has converged when |gradient| <= tol * |w|: its coefficients are then
+most |gradient|. A problem has converged when |gradient| <= tol * |w|: its coefficients are then
 within about ``tol`` relative of the optimum.
+
+*Layout.* Problems come first, [p, k, r] and [p, k, n]: a product of few rows with a wide matrix
+runs several times faster than its transpose.
 """
 
 from dataclasses import dataclass
@@ -32,15 +35,18 @@ from torch import Tensor
 __all__ = ["Fits", "fit_logistic"]
 
 CHUNK = 2**24
-"""Largest n * columns * classes solved at once: 128 MiB for each float64 array of that shape."""
+"""Largest problems * classes * n solved at once: 128 MiB for each float64 array of that shape."""
 
 FLOOR = 1e-13
 """Rounding level of a gradient, relative to the sum of its terms' magnitudes."""
 
+CG_STEPS = 250
+"""Most conjugate gradients a Newton step; what it has by then is a descent direction."""
+
 
 @dataclass(frozen=True)
 class Fits:
-    """Solutions of `fit_logistic`; p columns, k = 1 weight vector for two classes, else one each.
+    """Solutions of p problems; k = 1 weight vector for two classes, else one a class.
 
     Attributes
     ----------
@@ -48,7 +54,7 @@ class Fits:
     intercept : [p, k].
     n_iter : [p] Newton steps taken.
     error : [p] bound on the relative distance of ``coef`` to the optimum, ``|gradient| / |w|``.
-    converged : [p] whether that bound met the tolerance.
+    converged : [p] whether the tolerance was met.
     """
 
     coef: Tensor
@@ -58,9 +64,9 @@ class Fits:
     converged: Tensor
 
     def decision(self, X: Tensor) -> Tensor:
-        """Margins [n, p, k] of the rows of X."""
+        """Margins [p, k, n] of the rows of X."""
         p, k, d = self.coef.shape
-        return (X @ self.coef.reshape(p * k, d).T).reshape(-1, p, k) + self.intercept
+        return (self.coef.view(p * k, d) @ X.T).view(p, k, -1) + self.intercept[..., None]
 
 
 def fit_logistic(
@@ -78,27 +84,29 @@ def fit_logistic(
     Parameters
     ----------
     X : [n, d] float64, finite, on the device that does the work.
-    y : [n, p] integer classes from 0 to ``n_classes - 1``.
+    y : [p, n] integer classes from 0 to ``n_classes - 1``.
     C : [p] strengths, positive: the inverse of the penalty, as in scikit-learn.
     n_classes : two give one weight vector, more give one each (softmax).
-    weights : [n, p] sample weights, zero to leave a row out of a column; None for all one.
+    weights : [p, n] sample weights, zero to leave a row out of a problem; None for all one.
     tol : bound on the relative error of the coefficients.
-    max_iter : most Newton steps a column.
+    max_iter : most Newton steps a problem.
 
     Returns
     -------
     Fits
         With ``converged`` False where ``max_iter`` came first.
     """
-    n, p = y.shape
+    p, n = y.shape
     k = 1 if n_classes == 2 else n_classes
     basis = _Basis(X)
-    step = max(1, CHUNK // max(1, n * k))
+    chunk = max(1, CHUNK // max(1, n * k))
     parts = []
-    for first in range(0, p, step):
-        columns = slice(first, first + step)
-        s = torch.ones_like(y[:, columns], dtype=X.dtype) if weights is None else weights[:, columns]
-        parts.append(_solve(basis, y[:, columns], s * C[columns], k, tol, max_iter))
+    for first in range(0, p, chunk):
+        part = slice(first, first + chunk)
+        cs = C[part, None].to(X).expand(-1, n)
+        if weights is not None:
+            cs = cs * weights[part]
+        parts.append(_solve(basis, y[part], cs, k, tol, max_iter))
     return Fits(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
@@ -120,77 +128,93 @@ class _Basis:
         self.A32 = self.A.float()
 
     def coef(self, z: Tensor, residual: Tensor) -> Tensor:
-        """Weights [d, columns] in the coordinates of X.
+        """Weights [p, k, d] in the coordinates of X, from those in A's and the loss's residual.
 
         In the dual they follow from stationarity, w = -X' residual, which divides by no small
         singular value and is as exact as the solution itself.
         """
-        return self.V @ z if self.primal else -(self.X.T @ residual)
+        return _times(z, self.V.T) if self.primal else -_times(residual, self.X)
+
+
+def _times(x: Tensor, matrix: Tensor) -> Tensor:
+    """[p, k, a] times [a, b] as one product of matrices."""
+    return (x.reshape(-1, x.shape[2]) @ matrix).view(*x.shape[:2], -1)
 
 
 def _solve(
     basis: _Basis, y: Tensor, cs: Tensor, k: int, tol: float, max_iter: int
 ) -> tuple[Tensor, ...]:
-    """Newton's method on the columns of y [n, p] with weights cs = C * s [n, p]."""
-    A, (n, p) = basis.A, y.shape
-    target = (y[:, :, None] == torch.arange(k, device=y.device)).to(A) if k > 1 else y[:, :, None].to(A)
-    r = A.shape[1]
-    z_out, b_out = A.new_zeros(r, p, k), A.new_zeros(p, k)
-    residual_out = A.new_zeros(n, p, k)
-    n_iter = torch.zeros(p, dtype=torch.long, device=A.device)
-    error = A.new_full((p,), torch.inf)
-    floor = FLOOR * cs.sum(0) * A.square().sum(1).max().sqrt()
+    """Newton's method on the problems y [p, n] with weights cs = C * s [p, n]."""
+    A, (p, n) = basis.A, y.shape
+    classes = torch.arange(k, device=y.device) if k > 1 else torch.ones(1, device=y.device)
+    target = (y[:, None] == classes[:, None]).to(A)
+    cs = cs[:, None]
+    floor = FLOOR * cs.sum((1, 2)) * A.square().sum(1).max().sqrt()
 
+    z_all, b_all, residual_all = A.new_zeros(p, k, A.shape[1]), A.new_zeros(p, k), A.new_zeros(p, k, n)
+    n_iter = torch.zeros(p, dtype=torch.long, device=A.device)
+    error, converged = A.new_zeros(p), torch.zeros(p, dtype=torch.bool, device=A.device)
     live = torch.arange(p, device=A.device)
-    z, b, margin = z_out.clone(), b_out.clone(), A.new_zeros(n, p, k)
-    start = A.new_zeros(p)
+    z, b, margin = z_all.clone(), b_all.clone(), residual_all.clone()
+    start = A.new_ones(p)
     for iteration in range(max_iter + 1):
         prob, residual = _residual(margin, target, cs)
-        g = (A.T @ residual.flatten(1)).view_as(z) + z
-        gb = residual.sum(0)
-        curvature = (cs[:, :, None] * prob * (1 - prob)).sum(0)  # [p, k], the trace of each block
-        norm = g.square().sum((0, 2)).sqrt()
-        size = z.square().sum((0, 2)).sqrt()
-        slack = (gb.abs() / curvature.clamp_min(1e-300)).amax(1)
-        exact = norm <= floor[live]
-        relative = torch.where(exact, 0.0, norm / size)
+        g, gb = _times(residual, A) + z, residual.sum(2)
+        curvature = (cs * prob * (1 - prob)).sum(2)
+        norm, size = g.square().sum((1, 2)).sqrt(), z.square().sum((1, 2)).sqrt()
         if iteration == 0:
-            start = norm
-        small_shift = (slack <= tol) | (gb.abs().amax(1) <= floor[live])
-        done = (relative <= tol) & small_shift
-        n_iter[live] = iteration
-        error[live] = relative
-        if iteration == max_iter:
-            done = torch.ones_like(done)
+            start = norm.clamp_min(1e-300)
+        shift = gb.abs().amax(1)  # of the intercepts' gradient; over the curvature, their error
+        relative = torch.where(norm <= floor, 0.0, norm / size)
+        good = (relative <= tol) & ((shift <= tol * curvature.amin(1)) | (shift <= floor))
+        done = good if iteration < max_iter else torch.ones_like(good)
+        n_iter[live], error[live], converged[live] = iteration, relative, good
         if done.any():
-            out = live[done]
-            z_out[:, out], b_out[out] = z[:, done], b[done]
-            residual_out[:, out] = residual[:, done]
-            keep = ~done
-            live, z, b = live[keep], z[:, keep], b[keep]
-            margin, target, cs, prob = (t[:, keep] for t in (margin, target, cs, prob))
-            residual, g, gb, curvature = residual[:, keep], g[:, keep], gb[keep], curvature[keep]
-            norm, start = norm[keep], start[keep]
+            out, keep = live[done], ~done
+            z_all[out], b_all[out], residual_all[out] = z[done], b[done], residual[done]
+            live, z, b, margin, target, cs = (t[keep] for t in (live, z, b, margin, target, cs))
+            prob, g, gb, curvature = (t[keep] for t in (prob, g, gb, curvature))
+            norm, size, start, floor = (t[keep] for t in (norm, size, start, floor))
             if not len(live):
                 break
         forcing = (norm / start).sqrt().clamp(max=0.1)
-        dz, db = _direction(basis, prob, cs, g, gb, curvature, forcing)
-        slope = (A @ dz.flatten(1)).view_as(margin) + db
-        t = _step_length(margin, slope, target, cs, z, dz)
-        margin = margin + t[:, None] * slope
-        z, b = z + t[:, None] * dz, b + t[:, None] * db
+        dz, db = _direction(basis, prob, cs, g, gb, curvature, forcing, 0.3 * tol * size)
+        slope = _times(dz, A.T) + db[..., None]
+        t = _step_length(margin, slope, target, cs, z, dz)[:, None, None]
+        margin, z, b = margin + t * slope, z + t * dz, b + t[..., 0] * db
 
-    coef = basis.coef(z_out.flatten(1), residual_out.flatten(1)).view(-1, p, k).permute(1, 2, 0)
+    coef = basis.coef(z_all, residual_all)
     if k > 1:
-        b_out = b_out - b_out.mean(1, keepdim=True)  # softmax leaves a common shift open
-    intercept = b_out - coef @ basis.mean
-    return coef, intercept, n_iter, error, error <= tol
+        b_all = b_all - b_all.mean(1, keepdim=True)  # softmax leaves a common shift open
+    return coef, b_all - coef @ basis.mean, n_iter, error, converged
+
+
+class _Hessian:
+    """The product of the Hessian of F, penalty included, with directions; all in A's dtype."""
+
+    def __init__(self, A: Tensor, prob: Tensor, cs: Tensor) -> None:
+        self.A, self.prob, self.cs = A, prob, cs
+        self.diagonal = cs * prob * (1 - prob) if prob.shape[1] == 1 else None
+
+    def of(self, chosen: Tensor) -> "_Hessian":
+        """The same for some of the problems."""
+        return _Hessian(self.A, self.prob[chosen], self.cs[chosen])
+
+    def __call__(self, d: Tensor, d_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Directions [p, k, r] and [p, k] to products of the same shapes."""
+        change = _times(d, self.A.T) + d_b[..., None]
+        if self.diagonal is not None:
+            change *= self.diagonal
+        else:
+            mean = (self.prob * change).sum(1, keepdim=True)
+            change = self.cs * self.prob * (change - mean)
+        return _times(change, self.A) + d, change.sum(2)
 
 
 def _residual(margin: Tensor, target: Tensor, cs: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities and the gradient of the weighted loss by the margins, both [n, p, k]."""
-    prob = margin.sigmoid() if margin.shape[2] == 1 else margin.softmax(2)
-    return prob, cs[:, :, None] * (prob - target)
+    """Probabilities, and the gradient of the weighted loss by the margins; both [p, k, n]."""
+    prob = margin.sigmoid() if margin.shape[1] == 1 else margin.softmax(1)
+    return prob, cs * (prob - target)
 
 
 def _step_length(
@@ -198,74 +222,74 @@ def _step_length(
 ) -> Tensor:
     """Step lengths [p], at most 1, that do not run past the minimum along the direction.
 
-    Along a line F is convex and its derivative needs no pass over X. A step is taken where the
+    Along a line F is convex, and its derivative needs no pass over X. A step is taken where the
     derivative is still negative or has fallen to a tenth; else its secant gives a shorter one.
     """
-    linear, quadratic = (z * dz).sum((0, 2)), dz.square().sum((0, 2))
+    linear, quadratic = (z * dz).sum((1, 2)), dz.square().sum((1, 2))
 
     def derivative(t: Tensor) -> Tensor:
-        residual = _residual(margin + t[:, None] * slope, target, cs)[1]
-        return (residual * slope).sum((0, 2)) + linear + t * quadratic
+        residual = _residual(margin + t[:, None, None] * slope, target, cs)[1]
+        return (residual * slope).sum((1, 2)) + linear + t * quadratic
 
     t = torch.ones_like(linear)
-    first = derivative(torch.zeros_like(t))
+    first = derivative(torch.zeros_like(t)).abs()
     for _ in range(20):
         here = derivative(t)
-        over = here > 0.1 * first.abs()
+        over = here > 0.1 * first
         if not over.any():
             break
-        secant = t * (first.abs() / (first.abs() + here)).clamp(0.1, 0.9)
-        t = torch.where(over, secant, t)
+        t = torch.where(over, t * (first / (first + here)).clamp(0.1, 0.9), t)
     return t
 
 
 def _direction(
-    basis: _Basis, prob: Tensor, cs: Tensor, g: Tensor, gb: Tensor, curvature: Tensor, forcing: Tensor
+    basis: _Basis,
+    prob: Tensor,
+    cs: Tensor,
+    g: Tensor,
+    gb: Tensor,
+    curvature: Tensor,
+    forcing: Tensor,
+    enough: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Newton directions [r, p, k] and [p, k] by preconditioned conjugate gradients in float32."""
-    A = basis.A32
-    r, p, k = g.shape
-    scale = g.abs().amax((0, 2)).clamp_min(1e-300)  # keeps float32 away from its ends
-    weight, prob = cs.float()[:, :, None], prob.float()
-    if k == 1:
-        weight = weight * prob * (1 - prob)
-    metric = basis.power[:, None, None].float() * (curvature / A.shape[0]).float() + 1
+    """Newton directions [p, k, r] and [p, k] by preconditioned conjugate gradients in float32.
+
+    A problem stops when its residual has fallen by ``forcing`` in the preconditioner's norm, or
+    below ``enough``, at which the step already ends the whole solve.
+    """
+    p, n = len(g), basis.A.shape[0]
+    scale = g.abs().amax((1, 2)).clamp_min(1e-300)  # keeps float32 away from the ends of its range
+    hessian = _Hessian(basis.A32, prob.float(), cs.float())
+    metric = (curvature / n).float()[..., None] * basis.power.float() + 1
     metric_b = curvature.float().clamp_min(1e-30)
 
-    res = -(g / scale[:, None]).float()
-    res_b = -(gb / scale[:, None]).float()
+    res, res_b = (-g / scale[:, None, None]).float(), (-gb / scale[:, None]).float()
     x, x_b = torch.zeros_like(res), torch.zeros_like(res_b)
-    pre, pre_b = res / metric, res_b / metric_b
-    d, d_b = pre.clone(), pre_b.clone()
-    rho = (res * pre).sum((0, 2)) + (res_b * pre_b).sum(1)
-    goal = rho * forcing.float().square()
+    d, d_b = res / metric, res_b / metric_b
+    rho = (res * d).sum((1, 2)) + (res_b * d_b).sum(1)
+    goal, enough = rho * forcing.float().square(), (enough / scale).float().square()
     out, out_b = torch.zeros_like(x), torch.zeros_like(x_b)
-    live = torch.arange(p, device=A.device)
-    for _ in range(250):
-        Ad = (A @ d.flatten(1)).view(A.shape[0], -1, k) + d_b
-        if k == 1:
-            Ad *= weight
-        else:
-            Ad = weight * prob * (Ad - (prob * Ad).sum(2, keepdim=True))
-        q, q_b = (A.T @ Ad.flatten(1)).view_as(d) + d, Ad.sum(0)
-        alpha = (rho / ((d * q).sum((0, 2)) + (d_b * q_b).sum(1)).clamp_min(1e-30))[:, None]
-        x += alpha * d
-        x_b += alpha * d_b
-        res -= alpha * q
-        res_b -= alpha * q_b
+    live = torch.arange(p, device=g.device)
+    for _ in range(CG_STEPS):
+        q, q_b = hessian(d, d_b)
+        alpha = rho / ((d * q).sum((1, 2)) + (d_b * q_b).sum(1)).clamp_min(1e-30)
+        x.addcmul_(alpha[:, None, None], d)
+        x_b.addcmul_(alpha[:, None], d_b)
+        res.addcmul_(alpha[:, None, None], q, value=-1)
+        res_b.addcmul_(alpha[:, None], q_b, value=-1)
         pre, pre_b = res / metric, res_b / metric_b
-        rho_new = (res * pre).sum((0, 2)) + (res_b * pre_b).sum(1)
-        open_ = rho_new > goal
-        beta = (rho_new / rho.clamp_min(1e-38))[:, None]
-        d, d_b, rho = pre + beta * d, pre_b + beta * d_b, rho_new
-        count = int(open_.sum())
-        if count <= 0.8 * len(live):
-            out[:, live], out_b[live] = x, x_b
-            live, goal, rho = live[open_], goal[open_], rho[open_]
-            x, res, d, metric = (t[:, open_] for t in (x, res, d, metric))
-            x_b, res_b, d_b, metric_b = (t[open_] for t in (x_b, res_b, d_b, metric_b))
-            weight, prob = weight[:, open_], prob[:, open_]
+        rho_new = (res * pre).sum((1, 2)) + (res_b * pre_b).sum(1)
+        beta = rho_new / rho.clamp_min(1e-38)
+        d, d_b, rho = pre + beta[:, None, None] * d, pre_b + beta[:, None] * d_b, rho_new
+        more = (rho > goal) & (res.square().sum((1, 2)) > enough)
+        count = int(more.sum())
+        if count <= 0.8 * len(live):  # leaving one by one would copy the batch each time
+            out[live], out_b[live] = x, x_b
             if not count:
-                break
-    out[:, live], out_b[live] = x, x_b
-    return out.double() * scale[:, None], out_b.double() * scale[:, None]
+                return out.double() * scale[:, None, None], out_b.double() * scale[:, None]
+            live, goal, enough, rho = (t[more] for t in (live, goal, enough, rho))
+            x, x_b, res, res_b = (t[more] for t in (x, x_b, res, res_b))
+            d, d_b, metric, metric_b = (t[more] for t in (d, d_b, metric, metric_b))
+            hessian = hessian.of(more)
+    out[live], out_b[live] = x, x_b
+    return out.double() * scale[:, None, None], out_b.double() * scale[:, None]

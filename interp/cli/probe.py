@@ -1,5 +1,6 @@
 """``interp probe``: at which depth does a model know a concept? Capture, probe, report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,10 +46,11 @@ def run(
     By default the hook points are embed and resid_post.*: the residual stream of every block.
     """
     import interp
-    from interp.data import read
-    from interp.runs import Run
+    from interp.runs import Run, find_run
 
-    sets = [_read(read, d, text_column, label_column, group_column) for d in data]
+    if not dry_run:
+        find_run(out, resume=resume, force=force)  # refuse before the model is loaded
+    sets = _read_all(data, text_column, label_column, group_column)
     loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
     wanted = o.split_commas(hookpoints) or ["embed", "resid_post.*"]
     works = [_work(loaded, d, wanted, pool, batch_size, max_length) for d in sets]
@@ -130,13 +132,28 @@ def show(results: Any) -> None:
     table("", columns, rows)
 
 
+def _read_all(
+    specs: list[str],
+    text_column: str | None,
+    label_column: list[str] | None,
+    group_column: list[str] | None,
+) -> "list[Dataset]":
+    """The data sets, each under a name of its own."""
+    sets: list[Dataset] = []
+    for spec in specs:
+        data = _read(spec, text_column, label_column, group_column)
+        same = sum(d.name.split("~")[0] == data.name for d in sets)
+        sets.append(replace(data, name=f"{data.name}~{same + 1}") if same else data)
+    return sets
+
+
 def _read(
-    read: Any,
     spec: str,
     text_column: str | None,
     label_column: list[str] | None,
     group_column: list[str] | None,
 ) -> "Dataset":
+    from interp.data import read
     from interp.errors import DataError
 
     data = read(spec)

@@ -83,6 +83,7 @@ def statements(seed: int = 0) -> Dataset:
         rows=rows,
         labels=("label",),
         group="group",
+        text_column="text",
         about={"label": "the statement is true"},
         notes=(f"seed {seed}; pairs of a true and a false statement on neighbouring rows",),
     )

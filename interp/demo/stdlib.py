@@ -7,6 +7,7 @@ Python is on the same side in all of them.
 """
 
 import hashlib
+import os
 import sysconfig
 from pathlib import Path, PurePosixPath
 
@@ -52,12 +53,15 @@ def source_files(root: Path | None = None) -> list[str]:
     machine, are left out.
     """
     root = stdlib_root() if root is None else root
-    relative = (path.relative_to(root) for path in root.rglob("*.py"))
-    return sorted(
-        path.as_posix()
-        for path in relative
-        if _EXCLUDED.isdisjoint(path.parts) and not path.name.startswith("_sysconfigdata")
-    )
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in _EXCLUDED]
+        found += [
+            (Path(folder) / name).relative_to(root).as_posix()
+            for name in names
+            if name.endswith(".py") and not name.startswith("_sysconfigdata")
+        ]
+    return sorted(found)
 
 
 def held_out_files(root: Path | None = None) -> list[str]:
@@ -66,7 +70,7 @@ def held_out_files(root: Path | None = None) -> list[str]:
 
 
 def read_source(relative: str, root: Path | None = None) -> str | None:
-    """The text of a file with ``\\n`` line ends; None where it is empty or is not UTF-8."""
+    """The text of a file, with plain newlines; None where it is empty or is not UTF-8."""
     root = stdlib_root() if root is None else root
     try:
         text = (root / relative).read_text(encoding="utf-8")

@@ -1,0 +1,193 @@
+"""The page in a real browser, opened from disk with the network cut."""
+
+import contextlib
+import shutil
+
+import pytest
+
+from dashboards import Report
+
+pytestmark = pytest.mark.browser
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium on the path; Debian's package `chromium` brings one")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is in the extra `dev`")
+    with api.sync_playwright() as play:
+        started = play.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory, six):
+    return Report(six, command="interp probe").write(tmp_path_factory.mktemp("r") / "report.html")
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a file and waits until all is drawn; gives the page, its complaints and requests."""
+    with contextlib.ExitStack() as stack:
+
+        def open_(path, width=1280, scheme="light", until="html[data-drawn=all]"):
+            context = browser.new_context(
+                viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+            )
+            stack.callback(context.close)
+            page = context.new_page()
+            complaints, requests = [], []
+            page.on("console", lambda m: complaints.append(m.text))
+            page.on("pageerror", lambda e: complaints.append(str(e)))
+            page.on("request", lambda r: requests.append(r.url))
+            page.goto(path.as_uri())
+            page.wait_for_selector(until)
+            return page, complaints, requests
+
+        yield open_
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_opens_alone_and_draws_every_figure(opened, path, six, width, scheme):
+    page, complaints, requests = opened(path, width, scheme)
+    assert complaints == []
+    assert requests == [path.as_uri()]
+    assert page.locator(".plot .main-svg .xy").count() >= len(six) + 1
+    assert page.evaluate(OVERFLOW) <= 0
+    assert page.locator("figure#map1 .main-svg text", has_text="facts.label").count() == 1
+    paths = page.locator("figure#fig1 .scatterlayer .js-line")
+    assert paths.count() >= 4
+
+
+def test_the_measure_of_overflow_sees_an_overflow(opened, tmp_path):
+    wide = tmp_path / "wide.html"
+    wide.write_text("<!DOCTYPE html><body><div style='width:900px'>x</div>", encoding="utf-8")
+    page, _, _ = opened(wide, 390, until="body")
+    assert page.evaluate(OVERFLOW) > 0
+
+
+def test_there_is_no_upload_button_and_no_logo(opened, path):
+    page, _, _ = opened(path)
+    titles = page.evaluate(
+        "[...document.querySelectorAll('[data-title]')].map(b => b.dataset.title)"
+    )
+    assert titles and not [t for t in titles if "loud" in t or "Plotly" in t]
+    assert page.locator("a[href^='http']").count() == 0
+
+
+def test_dark_mode_changes_the_colours_at_once_and_back(opened, path):
+    page, complaints, _ = opened(path)
+
+    def colours():
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        line = page.evaluate(
+            "getComputedStyle([...document.querySelectorAll('#fig1 .js-line')].at(-1)).stroke"
+        )
+        back = page.evaluate(
+            "getComputedStyle(document.querySelector('#fig1 .main-svg')).background"
+        )
+        return paper, line, back
+
+    light = colours()
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"getComputedStyle(document.body).backgroundColor !== '{light[0]}'")
+    page.wait_for_timeout(300)
+    dark = colours()
+    assert all(a != b for a, b in zip(light, dark, strict=True))
+    page.emulate_media(color_scheme="light")
+    page.wait_for_timeout(300)
+    assert colours() == light and complaints == []
+
+
+def test_print_uses_the_light_colours(opened, path):
+    page, _, _ = opened(path, scheme="dark")
+    dark = page.evaluate("getComputedStyle(document.querySelector('#fig1 .main-svg')).background")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    printed = page.evaluate(
+        "getComputedStyle(document.querySelector('#fig1 .main-svg')).background"
+    )
+    assert "rgb(255, 255, 255)" in printed and printed != dark
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_the_keyboard_reaches_what_folds_scrolls_and_links(opened, path):
+    page, _, _ = opened(path, 390)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    assert page.evaluate("document.activeElement.getBoundingClientRect().top") >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "scroll"
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.tagName") == "SUMMARY":
+            break
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.parentElement.open") is True
+    table = page.evaluate("document.activeElement.parentElement.querySelector('table').innerText")
+    assert "facts.label" in table
+    assert page.evaluate(OVERFLOW) <= 0
+
+
+def test_all_details_open_without_overflow(opened, path):
+    page, _, _ = opened(path, 390)
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert page.evaluate(OVERFLOW) <= 0
+
+
+def test_attacks_do_not_run_and_do_not_break_the_page(opened, depth, attacks, tmp_path):
+    text = " ".join(v[:500] for v in attacks.values() if "\ud800" not in v)
+    anchor = '<a href="javascript:window.hit=1">x</a><b>y</b>'
+    results = [
+        depth(
+            f"a.{t}",
+            hookpoints=(t.replace("\ud800", "c"), anchor, "d"),
+            notes=(t,),
+            examples=[{t: t}],
+            jump_point=None,
+            reasons={"jump_point": t},
+            provenance={"model": {"spec": t, t: t}, "data": {"name": t}},
+        )
+        for t in (text, anchor, "\ud800", attacks["long"])
+    ]
+    two = depth(f"b.{text}", hookpoints=results[0].hookpoints, provenance=results[0].provenance)
+    path = Report([*results, two], title=text, command=text).write(tmp_path / "attack.html")
+    page, complaints, requests = opened(path, 390)
+    assert complaints == [] and requests == [path.as_uri()]
+    assert page.evaluate("window.hit") is None
+    assert page.locator("img").count() == 0 and page.locator("svg a").count() == 0
+    assert page.locator("script").count() == 2 + 1 + len(results) + 2
+    assert page.evaluate(OVERFLOW) <= 0
+
+
+def test_a_script_that_got_in_would_not_run(opened, path, tmp_path):
+    text = path.read_text(encoding="utf-8")
+    hurt = tmp_path / "hurt.html"
+    tag = '<img src="x:y" onerror="window.hit=1"><script>window.hit=1</script>'
+    hurt.write_text(text.replace("<main", f"{tag}<main", 1), encoding="utf-8")
+    page, complaints, _ = opened(hurt)
+    assert page.locator("img").count() == 1  # it is there
+    assert page.evaluate("window.hit") is None
+    assert any("Content Security Policy" in c for c in complaints)
+    # Without the policy it does run: this is what the policy is for.
+    hurt.write_text(f"<!DOCTYPE html><body>{tag}", encoding="utf-8")
+    page, _, _ = opened(hurt, until="img")
+    assert page.evaluate("window.hit") == 1

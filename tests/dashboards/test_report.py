@@ -1,0 +1,204 @@
+"""The page as text: alone, inert, within its size, and with the result's own numbers."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import plotly.offline
+import pytest
+
+from dashboards import Report, figure, summary_html
+from dashboards.figures import FIGURES
+from interp.errors import ParameterError, StoreError
+from interp.results import Result
+
+
+@pytest.fixture(scope="module")
+def page(six):
+    return Report(six, command="interp probe demo:pylm demo:facts").html()
+
+
+@pytest.fixture(scope="module")
+def bare(page):
+    """The page without plotly.js."""
+    return page.replace(plotly.offline.get_plotlyjs(), "")
+
+
+def figures_of(bare):
+    return [
+        json.loads(text)
+        for text in re.findall(
+            r'<script type="application/json" id="[a-z0-9]+-spec">(.*?)</s', bare
+        )
+    ]
+
+
+def test_plotly_is_there_once(page, bare):
+    assert page.count("plotly.js v") == 1
+    assert bare.count("plotly.js v") == 0
+    assert len(re.findall(r"<script(?! type=\"application/json\")", bare)) == 2
+
+
+def test_nothing_points_at_the_network(bare):
+    assert re.findall(r"https?:|//[a-z]+\.|@import|url\(", bare) == []
+    assert re.search(r"\bsrc=|<link|<iframe", bare) is None
+    assert "default-src 'none'" in bare and "unsafe-eval" not in bare
+
+
+def test_the_upload_is_off_for_every_figure(bare, six):
+    settings = json.loads(re.findall(r'id="settings">(.*?)</script>', bare)[0])
+    assert settings["config"]["showSendToCloud"] is False
+    assert settings["config"]["plotlyServerURL"] == ""
+    assert settings["config"]["displaylogo"] is False
+    # Every figure is drawn in one place, with that configuration.
+    script = Path(__file__).parents[2] / "dashboards/assets/report.js"
+    calls = re.findall(r"Plotly\.\w+\(.*", script.read_text())
+    assert len(calls) == 1 and calls[0].endswith("settings.config);")
+    assert len(figures_of(bare)) == len(six) + 1
+
+
+def test_headings_never_skip_a_level(bare):
+    levels = [int(n) for n in re.findall(r"<h([1-6])", bare)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+
+
+def test_ids_are_unique_and_links_have_a_target(bare):
+    ids = re.findall(r'\bid="([^"]+)"', bare)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', bare)) <= set(ids)
+
+
+def test_every_figure_has_alternative_text_and_a_table(bare, six, reader):
+    text = reader(bare).text
+    for part in re.findall(r"<figure.*?</figure>", bare, re.S):
+        assert re.search(r'role="img" aria-label="[^"]{40,}"', part)
+        assert "<figcaption>" in part and "<details>" in part and "<table>" in part
+    for result in six:
+        assert figure(result).layout.meta["alt"] in text
+
+
+def test_tables_hold_the_results_numbers(depth, reader):
+    r = depth()
+    text = Report(r).html().replace(plotly.offline.get_plotlyjs(), "")
+    part = re.search(r'<figure id="fig1">.*?</figure>', text, re.S)[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", part, re.S)[1:]
+    assert len(rows) == len(r.hookpoints)
+    frame = r.to_frame()
+    for row, (_, expected) in zip(rows, frame.iterrows(), strict=True):
+        cells = [reader(c).text for c in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        numbers = [v for v in expected if isinstance(v, float | np.floating)]
+        shown = [float(c) for c in cells if re.fullmatch(r"-?\d+\.\d{4}", c)]
+        np.testing.assert_allclose(shown, numbers, atol=5e-5)
+        assert cells[0] == expected.iloc[0]
+
+
+def test_the_overview_holds_the_headline_numbers(depth, reader):
+    r = depth(jump_point=None, reasons={"jump_point": "no step multiplies accuracy by 1.1."})
+    text = reader(Report(r).html().replace(plotly.offline.get_plotlyjs(), "")).text
+    i = int(r.accuracy.argmax())
+    interval = f"[{r.accuracy_low[i]:.3f}, {r.accuracy_high[i]:.3f}]"
+    assert f"{r.accuracy[i]:.3f} {interval}" in text
+    assert r.hookpoints[i] in text and "0.610" in text and "0.500" in text
+    assert "—1" in text and "no step multiplies accuracy by 1.1." in text
+
+
+def test_one_result_has_no_heat_map_and_two_have_one(depth):
+    assert 'id="map1"' not in Report([depth()]).html()
+    assert 'id="map1"' in Report([depth(), depth("facts.other")]).html()
+    two = [depth(f"a.{i}", hookpoints=h) for h in (("x", "y"), ("u", "v", "w")) for i in range(2)]
+    assert 'id="map2"' in Report(two).html()
+
+
+def test_the_page_states_its_size(tmp_path, six):
+    path = Report(six).write(tmp_path / "deep" / "report.html")
+    size = path.stat().st_size
+    assert size < 8_000_000
+    text = path.read_text(encoding="utf-8")
+    library = len(plotly.offline.get_plotlyjs().encode())
+    assert f"This page is {size / 1e6:.1f} MB, of which plotly.js is {library / 1e6:.1f} MB" in text
+    assert "its budget is 8.0 MB" in text
+
+
+def test_a_page_is_cut_to_its_budget_and_says_what_is_gone(six):
+    whole = Report(six).html()
+    budget = len(whole.encode()) + 20_000 - 9_000
+    cut = Report(six, budget=budget).html()
+    assert len(cut.encode()) <= budget
+    assert "Left out to stay within it" not in whole
+    assert "Left out to stay within it: the figure and tables of" in cut
+    bare = Report(six, budget=4_850_000).html()
+    assert "Left out to stay within it: the sections of 6 results" in bare
+    assert '<figure id="fig' not in bare and "facts.label" in bare
+
+
+def test_long_tables_are_cut_and_say_so(depth, monkeypatch):
+    monkeypatch.setattr("dashboards.report.ROWS", 10)
+    layers = tuple(f"resid_post.{i}" for i in range(80))
+    text = Report([depth(f"set.c{i}", hookpoints=layers) for i in range(25)]).html()
+    assert "15 more are not shown" in text
+    assert "(10 of 80 rows)" in text
+    assert "10 of 25 concepts, 10 of 80 hook points" in text
+
+
+def test_attacks_in_every_text_stay_text(depth, attack, reader):
+    def report(text):
+        module = text.replace("\ud800", "\ufffe")  # pandas holds no lone surrogates
+        r = depth(
+            f"a.{text}",
+            hookpoints=("embed", module, f"{module}2"),
+            notes=(text,),
+            reasons={"jump_point": text},
+            jump_point=None,
+            converging_point=None,
+            examples=[{text: text, "label": text}],
+            provenance={"model": {"spec": text, text: text}, "data": {"name": text}},
+        )
+        other = depth("a.b", hookpoints=r.hookpoints, provenance=r.provenance)
+        page = Report([r, other], title=text, command=text).html()
+        return reader(page.replace(plotly.offline.get_plotlyjs(), "")), page
+
+    attacked, page = report(attack)
+    plain, _ = report("plain")
+    assert attacked.tags == plain.tags
+    assert [n for n, _ in attacked.attributes] == [n for n, _ in plain.attributes]
+    assert len(page.encode()) < 5_100_000
+    assert not set(page.replace(plotly.offline.get_plotlyjs(), "")) & set("\x00\x1b\u202e\u2066")
+
+
+def test_a_summary_is_small_and_runs_nothing(depth, six):
+    r = depth("<script>x</script>", examples=[{"text": "y" * 1_000_000}])
+    for text in (summary_html(r), r._repr_html_(), Report(six)._repr_html_()):
+        assert len(text) < 200_000
+        assert "<script" not in text and "<svg" in text
+    i = int(r.accuracy.argmax())
+    assert f"{r.accuracy[i]:.3f} [" in summary_html(r)
+
+
+def test_other_results_get_a_table(six, reader):
+    import pandas as pd
+
+    class Plain(Result):
+        def to_frame(self):
+            return pd.DataFrame({"layer": ["a<b", "c"], "value": [0.25, float("nan")]})
+
+    plain = Plain(name="p", n=2)
+    text = reader(Report([plain, *six]).html().replace(plotly.offline.get_plotlyjs(), "")).text
+    assert "a<b" in text and "0.2500" in text
+    assert "0.2500" in summary_html(plain)
+    assert Plain not in FIGURES
+
+
+def test_what_is_no_result_is_refused(tmp_path, depth):
+    with pytest.raises(ParameterError, match="at least one"):
+        Report([])
+    with pytest.raises(ParameterError, match="str"):
+        Report(["x"])  # pyright: ignore[reportArgumentType]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="cannot write"):
+        Report(depth()).write(tmp_path / "file" / "report.html")
+
+
+def test_two_equal_reports_are_equal_files(six):
+    assert Report(six).html() == Report(six).html()
