@@ -91,8 +91,10 @@ class Plot(go.Figure):
         else:
             print(repr(self))  # noqa: T201  as plotly does where nothing can be drawn
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **kwargs: Any) -> Any:
-        return super()._repr_mimebundle_(include, exclude, config=CONFIG, **kwargs)
+    def _repr_mimebundle_(
+        self, include: Any = None, exclude: Any = None, validate: bool = True, **kwargs: Any
+    ) -> Any:
+        return super()._repr_mimebundle_(include, exclude, validate, config=CONFIG, **kwargs)
 
 
 def figure(result: Result | Sequence[Result]) -> Plot:
@@ -174,7 +176,8 @@ def depth_curve(result: ConceptDepth) -> Plot:
         line={"color": _light("curve"), "width": 2.6},
         marker={"size": 7, "color": _light("curve")},
         customdata=bounds,
-        hovertemplate="%{y:.3f}  (95 % interval %{customdata[0]:.3f} to %{customdata[1]:.3f})",
+        text=[label(h) for h in result.hookpoints],
+        hovertemplate="%{y:.3f} at %{text} (%{customdata[0]:.3f} to %{customdata[1]:.3f})",
     )
     _marks(fig, result)
     _layout(fig, label(result.name), alt=depth_alt(result))
@@ -185,6 +188,8 @@ def depth_curve(result: ConceptDepth) -> Plot:
         range=[bottom, top],
         tickformat=".1f" if top - bottom > 0.4 else ".2f",
     )
+    # Plotly knows only the number of x in this title, which is not the layer's: the row names it.
+    fig.update_xaxes(unifiedhovertitle_text="accuracy")
     fig.update_layout(hovermode="x unified", height=430)
     return fig
 
@@ -456,6 +461,8 @@ def _layout(fig: Plot, title: str, alt: str) -> None:
     }
     fig.update_layout(
         template=None,
+        dragmode=False,  # a finger on a figure scrolls the page
+        modebar={"remove": ["select2d", "lasso2d"]},
         title={"text": title, "x": 0, "xref": "paper", "font": {"size": 16}},
         meta={"alt": alt},
         font={"family": FONT, "size": 13, "color": _light("ink")},

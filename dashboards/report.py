@@ -218,7 +218,7 @@ def _headlines(
             (
                 name,
                 r.n,
-                html.Sparkline(r.accuracy, alt, low=low - 0.03, high=1.0, rule=r.majority),
+                html.Sparkline(r.accuracy.tolist(), alt, low=low - 0.03, high=1.0, rule=r.majority),
                 peak,
                 where,
                 number(r, "bag_of_words"),
@@ -304,6 +304,8 @@ def _concept(result: Result, part_id: str, figure_id: str, *, full: bool) -> htm
     """What was found for one result: its figure, its table, its data, and warnings."""
     parts: list[html.Part] = []
     parts += [html.Paragraph((html.Data(note),), "note") for note in getattr(result, "notes", ())]
+    if isinstance(result, ConceptDepth):
+        parts += _warnings(result)
     drawable = any(t in FIGURES for t in type(result).__mro__)
     if not full:
         notice = "The figure and the tables are left out to keep the page within its size."
@@ -318,9 +320,22 @@ def _concept(result: Result, part_id: str, figure_id: str, *, full: bool) -> htm
         parts.append(_frame_table(result.to_frame(), result.name))
     examples = getattr(result, "examples", ())
     if full and len(examples):
-        table = _rows_table(examples, "First rows of the data")
+        table = _rows_table(examples, f"First rows of the data of {result.name}")
         parts.append(html.Details("First rows of the data", (table,)))
     return html.Section(result.name, tuple(parts), id=part_id)
+
+
+def _warnings(result: ConceptDepth) -> list[html.Part]:
+    """What takes the meaning from a high accuracy."""
+    at, bag = _peak(result), result.bag_of_words
+    if at is None or bag is None or not bag >= result.accuracy_low[at]:
+        return []
+    text = (
+        f"A bag of words reaches {bag:.3f}, which is not below the interval of the probe's peak "
+        f"({result.accuracy_low[at]:.3f} to {result.accuracy_high[at]:.3f}): the words alone may "
+        "carry this concept."
+    )
+    return [html.Paragraph((text,), "warning")]
 
 
 def _reading(result: Result) -> tuple[html.Cell, ...]:
@@ -382,7 +397,7 @@ def _frame_table(frame: "pd.DataFrame", caption: str, rows: int | None = None) -
     rows = rows or ROWS
     named = frame.index.name is not None
     shown = (frame.reset_index() if named else frame).head(rows)
-    columns = tuple(html.Column(str(c), _numeric(shown[c])) for c in shown.columns)
+    columns = tuple(html.Column(str(c), shown[c].dtype.kind in "iuf") for c in shown.columns)
     cells = zip(*(shown[c].tolist() for c in shown.columns), strict=True)
     body = tuple(tuple(_cell(v) for v in row) for row in cells)
     if len(frame) > rows:
@@ -400,13 +415,11 @@ def _rows_table(rows: Any, caption: str) -> html.Table:
 
 
 def _cell(value: Any) -> html.Cell:
-    if value is None or isinstance(value, int | float | np.number):
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, int | float):
         return value
     return html.Data(str(value))
-
-
-def _numeric(column: "pd.Series") -> bool:
-    return column.dtype.kind in "iuf"
 
 
 def _spec(fig: Any) -> dict[str, Any]:

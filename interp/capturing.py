@@ -134,17 +134,17 @@ class Capture:
         """Largest deviation, in units of the tolerance, between a row alone and in a batch."""
         if self.batch_size == 1:
             return {}
-        key = (tuple(p.name for p in self.points), self.pool, self.data.kind, self.feed.key)
-        if key not in self.model.certificates:
+        ragged = len(set(self.feed.lengths)) > 1  # without pads, padding is not tested
+        names = tuple(p.name for p in self.points)
+        key = (names, self.pool, self.data.kind, self.feed.key, ragged)
+        if len(self.data) > 1 and key not in self.model.certificates:
             self.model.certificates[key] = self._alone_and_batched()
-        return self.model.certificates[key]
+        return self.model.certificates.get(key, {})
 
     def _alone_and_batched(self) -> dict[str, float]:
         n = len(self.data)
         order = sorted(range(n), key=lambda i: self.feed.lengths[i])
         chosen = sorted({order[0], order[n // 3], order[2 * n // 3], order[-1]})
-        if len(chosen) == 1:
-            return {}
         dtype = self.model.dtype
         batched = self._pooled(chosen)
         worst = {p.name: 0.0 for p in self.points}
@@ -440,10 +440,12 @@ class Capture:
         if path.is_file():
             raise StoreError(f"{path} is a file; a store is a folder.")
         if path.is_dir() and any(path.iterdir()):
-            if not (path / "manifest.json").is_file():
+            if resume or force:
+                _sweep(path)
+            if any(path.iterdir()) and not (path / "manifest.json").is_file():
                 raise StoreError(f"{path} holds files that are no activation store; name another.")
-            old = read_manifest(path)
-            if resume and old["key"] == fresh["key"]:
+            old = read_manifest(path) if resume and any(path.iterdir()) else None
+            if old is not None and old["key"] == fresh["key"]:
                 if old["batch_size"] != self.batch_size:
                     self.batch_size = old["batch_size"]
                 kept = []
@@ -452,21 +454,22 @@ class Capture:
                         break
                     kept.append(shard)
                 old["shards"], old["complete"] = kept, False
+                if not (path / "rows.parquet").is_file():
+                    _write_rows(path, self.data.rows)
                 return old
-            if resume:
+            if old is not None and not force:
                 raise StoreError(
                     f"{path} holds a store of another model, data or setting; --resume needs the "
                     "same, --force replaces it."
                 )
-            if not force:
+            if not force and any(path.iterdir()):
                 raise StoreError(
                     f"{path} already holds a store; use --resume to go on with it, --force to "
                     "replace it, or another folder."
                 )
-            (path / "manifest.json").unlink()
-            for shard in path.glob("shard-*.safetensors"):
-                shard.unlink()
-        write_manifest(path, fresh)
+        write_manifest(path, fresh)  # first: a kill from here on leaves a store to resume
+        for shard in path.glob("shard-*.safetensors"):
+            shard.unlink()
         _write_rows(path, self.data.rows)
         return fresh
 
@@ -553,8 +556,24 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _write_rows(path: Path, rows: "pd.DataFrame") -> None:
+def _as_text(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    if column.dtype != object:
+        return column
+    return column.map(lambda v: v if isinstance(v, str) else str(v), na_action="ignore")
 
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed write left beside its final name."""
+    for name in ("manifest.json", "rows.parquet", "shard-*.safetensors"):
+        for left in path.glob(f".{name}.*.tmp"):
+            left.unlink(missing_ok=True)
+
+
+def _write_rows(path: Path, rows: "pd.DataFrame") -> None:
     buffer = io.BytesIO()
-    rows.to_parquet(buffer, index=False)
+    try:
+        rows.to_parquet(buffer, index=False)
+    except (TypeError, ValueError):  # a column that mixes text and numbers is kept as text
+        buffer = io.BytesIO()
+        rows.apply(_as_text).to_parquet(buffer, index=False)
     write_bytes(path / "rows.parquet", buffer.getvalue())

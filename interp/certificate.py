@@ -105,6 +105,8 @@ def _run(
         module = module.get_encoder()
     elif hasattr(module, "text_model"):
         module = module.text_model
+    if module is model.module:
+        padded = model.text_inputs(padded)
     with evaluating(model.module), torch.inference_mode(), hooked(model.module, points, keep):
         module(**padded)
     return [{k: v[i][mask[i]] for k, v in held.items()} for i in range(len(ids))]

@@ -136,7 +136,12 @@ def _read_spec(spec: str, wanted: _Columns, name: str | None) -> Dataset:
     if colon and path.endswith(".py"):
         from interp.loading import import_factory
 
-        made = import_factory(path, factory, spec)()
+        make = import_factory(path, factory, spec)
+        try:
+            made = make()
+        except Exception as error:  # the user's own code: any error of it is about the data
+            text = " ".join(str(error).split())[:200] or type(error).__name__
+            raise DataError(f"{spec}: {factory}() failed: {text}.") from error
         return _from_value(made, wanted, name or factory, spec)
     file = Path(spec).expanduser()
     if not file.exists():
@@ -183,7 +188,7 @@ def _read_csv(file: Path, sep: str = ",") -> "pd.DataFrame":
 def _read_lines(file: Path) -> "pd.DataFrame":
     import pandas as pd
 
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    lines = file.read_text(encoding="utf-8-sig").split("\n")  # U+2028 is part of a text
     return pd.DataFrame({"text": [line for line in lines if line.strip()]})
 
 
@@ -194,7 +199,7 @@ def _read_json(file: Path, lines: bool = False) -> "pd.DataFrame":
 
     text = file.read_text(encoding="utf-8-sig")
     if lines:
-        records = [json.loads(line) for line in text.splitlines() if line.strip()]
+        records = [json.loads(line) for line in text.split("\n") if line.strip()]
     else:
         records = json.loads(text)
         if isinstance(records, dict) and not all(isinstance(v, list) for v in records.values()):
@@ -328,18 +333,7 @@ def _from_table(table: "pd.DataFrame", wanted: _Columns, name: str) -> Dataset:
     table = table.reset_index(drop=True)
     table.columns = [str(c) for c in table.columns]
     text, found = _text_column(table, wanted, name)
-    missing = table[text].isna().to_numpy()
-    if missing.any():
-        raise DataError(
-            f"row {int(missing.argmax())} of {name} has no text in column {text!r}; drop such rows."
-        )
-    texts = table[text].tolist()
-    wrong = next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)
-    if wrong is not None:
-        raise DataError(
-            f"column {text!r} of {name} must hold text; row {wrong} holds {texts[wrong]!r}. Name "
-            "another with --text-column."
-        )
+    texts = _texts(table, text, name)
     labels, group, notes = _choose(table, wanted, skip=text)
     return Dataset(
         name=name,
@@ -351,6 +345,24 @@ def _from_table(table: "pd.DataFrame", wanted: _Columns, name: str) -> Dataset:
         text_column=text,
         notes=(f"{len(table)} rows; texts from column {text!r}{found}", *notes),
     )
+
+
+def _texts(table: "pd.DataFrame", column: str, name: str) -> list[str]:
+    """The texts of a column; refused where a row has none."""
+    missing = table[column].isna().to_numpy()
+    if missing.any():
+        raise DataError(
+            f"row {int(missing.argmax())} of {name} has no text in column {column!r}; drop such "
+            "rows."
+        )
+    texts = table[column].tolist()
+    wrong = next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)
+    if wrong is not None:
+        raise DataError(
+            f"column {column!r} of {name} must hold text; row {wrong} holds {texts[wrong]!r}. Name "
+            "another with --text-column."
+        )
+    return texts
 
 
 def _text_column(table: "pd.DataFrame", wanted: _Columns, name: str) -> tuple[str, str]:
@@ -382,7 +394,8 @@ def _choose(
             notes.append(f"labels from column {found!r} (found by its name)")
     group = None if wanted.group is None else _existing(table, wanted.group, "group")
     if group is None:
-        group = next((c for c in GROUP_COLUMNS if c in table.columns and c not in labels), None)
+        free = [c for c in GROUP_COLUMNS if c in table.columns and c not in (*labels, skip)]
+        group = free[0] if free else None
         if group is not None:
             notes.append(f"groups from column {group!r} (found by its name)")
     return labels, group, tuple(notes)
@@ -407,7 +420,7 @@ def _rename_columns(data: Dataset, wanted: _Columns, name: str | None) -> Datase
         changes["group"] = _existing(data.rows, wanted.group, "group")
     if wanted.text is not None and wanted.text != data.text_column:
         column = _existing(data.rows, wanted.text, "text")
-        changes |= {"text_column": column, "inputs": data.rows[column].tolist()}
+        changes |= {"text_column": column, "inputs": _texts(data.rows, column, data.name)}
     return replace(data, **changes) if changes else data
 
 

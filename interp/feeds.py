@@ -87,6 +87,8 @@ class TextFeed(Feed):
         self.model = model
         texts = cast(list[str], data.inputs)
         limit = model.max_length
+        if max_length is not None and max_length < 1:
+            raise ParameterError(f"max_length must be at least 1; got {max_length}.")
         if max_length is not None and limit is not None and max_length > limit:
             raise ParameterError(f"max_length must be at most {limit} for {model.spec}.")
         self.ids = model.tokenize(texts, max_length)
@@ -168,7 +170,11 @@ def as_tokens(
     point: HookPoint, x: Tensor, mask: Tensor | None, how: Pool
 ) -> tuple[Tensor, Tensor | None]:
     """What a hook point held as [b, t, width], with the mask where it has the text's positions."""
-    if mask is not None and x.shape[:2] != mask.shape and len(x) == mask.numel():
+    if not x.is_floating_point():
+        raise ShapeError(
+            f"{point.name} holds {str(x.dtype).removeprefix('torch.')} numbers, not activations."
+        )
+    if x.ndim and mask is not None and x.shape[:2] != mask.shape and len(x) == mask.numel():
         x = x.unflatten(0, mask.shape)  # [b * t, width], as in OPT's MLP
     if point.channels_first and x.ndim == 3:
         x = x.transpose(1, 2)

@@ -128,7 +128,7 @@ class HookPoints:
     def _resolve_one(self, text: str) -> list[HookPoint]:
         name, side = _split_side(text)
         exact = name in self.modules and name != ""
-        if not exact and side != "in":
+        if (not exact or self.hook_dict) and side != "in":  # a bridge has a module named embed
             if match := ROLE.fullmatch(name):
                 return self._resolve_role(text, match["stack"], match["role"], match["index"])
             if (match := TL_NAME.fullmatch(name)) and name not in self.hook_dict and self.stacks:

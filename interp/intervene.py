@@ -36,12 +36,15 @@ def steer(
     """
 
     def add(point: HookPoint, x: Tensor) -> Tensor:
-        if vector.shape != x.shape[-1:] and vector.shape != x.shape[2:]:
+        after = _unit_axis(point, x) + 1
+        width = x.shape[-2:] if point.d_head is not None else x.shape[after - 1 : after]
+        if vector.shape not in (width, width[-1:]):
             raise ShapeError(
                 f"a vector of {list(vector.shape)} cannot steer {point.name}, whose width is "
-                f"{list(x.shape[2:])}."
+                f"{list(width)}."
             )
-        return x + alpha * vector.to(x.device, x.dtype)
+        new = alpha * vector.to(x.device, x.dtype)
+        return x + (new if point.d_head is not None else new.reshape(-1, *[1] * (x.ndim - after)))
 
     with _at(model, hookpoint, add):
         yield
@@ -58,13 +61,15 @@ def ablate(
 
     Parameters
     ----------
-    units : indexes on the last axis (of ``head_out``: heads); None for all.
+    units : indexes of neurons (of ``head_out``: heads; of a feature map: channels); None for all.
     value : a number, or one for each unit, such as their means.
     """
     chosen = None if units is None else torch.as_tensor(units).reshape(-1)
+    if chosen is not None and not len(chosen):
+        raise ParameterError("ablate needs at least one unit, or None for all; got an empty list.")
 
     def clear(point: HookPoint, x: Tensor) -> Tensor:
-        axis = x.ndim - 2 if point.d_head is not None else x.ndim - 1
+        axis = _unit_axis(point, x)
         new = x.clone()
         if chosen is None:
             return new.copy_(torch.as_tensor(value).to(x).expand_as(x))
@@ -75,8 +80,8 @@ def ablate(
             )
         index = (slice(None),) * axis + (chosen.to(x.device),)
         filled = torch.as_tensor(value).to(x)
-        if axis < x.ndim - 1 and filled.ndim == 1:
-            filled = filled[:, None]
+        if filled.ndim == 1:
+            filled = filled.reshape(-1, *[1] * (x.ndim - axis - 1))
         new[index] = filled.expand_as(new[index])
         return new
 
@@ -129,6 +134,13 @@ def splice(
 
     with _at(model, hookpoint, through):
         yield
+
+
+def _unit_axis(point: HookPoint, x: Tensor) -> int:
+    """The axis of heads, of a feature map's channels, or of neurons."""
+    if point.d_head is not None:
+        return x.ndim - 2
+    return 1 if x.ndim == 4 or (point.channels_first and x.ndim == 3) else x.ndim - 1
 
 
 @contextmanager

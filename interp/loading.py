@@ -162,25 +162,31 @@ def _from_hugging_face(
             )
         except Exception as error:
             raise _explain(source, local.is_dir(), error) from error
-        missing = sorted(info["missing_keys"])
-        base = getattr(module, "base_model_prefix", "")
-        inner = [k for k in missing if not base or k.startswith(base + ".")]
-        if inner and len(inner) == len(missing):
-            raise ModelError(
-                f"{spec} lacks {len(inner)} of its weights, {inner[0]} among them; is the folder "
-                "complete?"
-            )
-        if missing:
-            warnings.warn(
-                f"{spec} has no weights for {', '.join(missing[:3])}: they are random.",
-                stacklevel=3,
-            )
         tokenizer = _optional(transformers.AutoTokenizer, source, options)
         processor = None
         if getattr(config, "vision_config", None) is not None or hasattr(config, "image_size"):
             processor = _optional(transformers.AutoImageProcessor, source, options)
+    _check_complete(module, sorted(info["missing_keys"]), spec)
     commit = getattr(config, "_commit_hash", None)
     return Model(module, spec=spec, revision=commit, tokenizer=tokenizer, processor=processor)
+
+
+def _check_complete(module: nn.Module, missing: list[str], spec: str) -> None:
+    """Refuse a model that lacks weights; a head or a pooler without them is a warning."""
+    base = getattr(module, "base_model_prefix", "")
+    whole = not base or not hasattr(module, base)  # the base model itself, without a head
+    inner = [k for k in missing if whole or k.startswith(base + ".")]
+    inner = [k for k in inner if "pooler" not in k.split(".")]
+    if inner:
+        raise ModelError(
+            f"{spec} lacks {len(inner)} of its weights, {inner[0]} among them; is the folder "
+            "complete?"
+        )
+    if missing:
+        warnings.warn(
+            f"{spec} has no weights for {', '.join(missing[:3])}: they are random.",
+            stacklevel=4,
+        )
 
 
 def _auto_class(config: Any, trust: bool) -> Any:
@@ -234,6 +240,8 @@ def _from_transformer_lens(
         raise ModelError(
             f"{spec} needs transformer-lens 4 or later: {_one_line(error)}."
         ) from error
+    import transformers
+
     source = _local_or_demo(name)
     with quiet_transformers():
         try:
@@ -248,7 +256,12 @@ def _from_transformer_lens(
             if not Path(source).is_dir() and isinstance(error, OSError):
                 raise _explain(source, False, error) from error
             raise ModelError(f"transformer-lens cannot load {name}: {_one_line(error)}.") from error
-    return Model(bridge, spec=spec, revision=revision, tokenizer=bridge.tokenizer)
+        # its own tokenizer adds a start token that Hugging Face's does not; ours gives equal rows
+        options: dict[str, Any] = {"trust_remote_code": trust}
+        if revision is not None:
+            options["revision"] = revision
+        tokenizer = _optional(transformers.AutoTokenizer, source, options) or bridge.tokenizer
+    return Model(bridge, spec=spec, revision=revision, tokenizer=tokenizer)
 
 
 def _from_nnsight(
@@ -258,15 +271,21 @@ def _from_nnsight(
         from nnsight import TransformersModel
     except ImportError as error:
         raise ModelError(f"{spec} needs nnsight: {_one_line(error)}.") from error
+    import transformers
+
     source = _local_or_demo(name)
-    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    if revision is not None:
-        options["revision"] = revision
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
     if trust:
         options["trust_remote_code"] = True
     with quiet_transformers():
         try:
-            envoy = TransformersModel(source, dispatch=True, **options)
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+            if dtype is not None:
+                options["dtype"] = dtype
+            # named, for nnsight would ask the hub for it
+            generates = _auto_class(config, trust).can_generate()
+            task = "text-generation" if generates else "feature-extraction"
+            envoy = TransformersModel(source, dispatch=True, task=task, **options)
         except Exception as error:
             if not Path(source).is_dir():
                 raise _explain(source, False, error) from error

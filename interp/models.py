@@ -96,8 +96,15 @@ class Model:
         for key in ("max_position_embeddings", "n_positions", "n_ctx"):
             value = getattr(config, key, None)
             if isinstance(value, int) and value > 0:
-                return value - 2 if getattr(config, "model_type", "") in _OFFSET else value
+                return value - self._first_position()
         return None
+
+    def _first_position(self) -> int:
+        """Where a table of positions starts: after its pad, as in RoBERTa; 0 in most models."""
+        for name, module in self.module.named_modules():
+            if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+                return 0 if module.padding_idx is None else module.padding_idx + 1
+        return 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -120,7 +127,8 @@ class Model:
         if self.tokenizer is None:
             return None
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        text = backend.to_str() if backend is not None else str(sorted(self.tokenizer.get_vocab()))
+        words = getattr(self.tokenizer, "get_vocab", dict)  # a function of your own has none
+        text = backend.to_str() if backend is not None else str(sorted(words().items()))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
@@ -182,6 +190,13 @@ class Model:
 
     def text_inputs(self, padded: dict[str, Tensor], stacks: Any = ()) -> dict[str, Tensor]:
         """Padded ids with what else the forward needs: an encoder-decoder gets a start token."""
+        taken = list(inspect.signature(self.module.forward).parameters.values())
+        if not any(p.name == "attention_mask" or p.kind is p.VAR_KEYWORD for p in taken):
+            padded = {k: v for k, v in padded.items() if k != "attention_mask"}
+        if taken and taken[0].kind is taken[0].POSITIONAL_OR_KEYWORD:
+            if not self.takes("input_ids"):  # as TransformerLens, which calls it input
+                padded = {taken[0].name: padded["input_ids"], **padded}
+                del padded["input_ids"]
         if getattr(self.config, "is_encoder_decoder", False):
             start = getattr(self.config, "decoder_start_token_id", None) or 0
             first = torch.full((len(padded["input_ids"]), 1), start, device=self.device)
@@ -212,9 +227,6 @@ class Model:
         with torch.no_grad():
             out = module.generate(**encoded, max_new_tokens=max_new_tokens, **kwargs)
         return self.tokenizer.decode(out[0], skip_special_tokens=True)
-
-
-_OFFSET = ("roberta", "xlm-roberta", "camembert", "opt")  # their position table starts at 2
 
 
 @contextmanager

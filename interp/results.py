@@ -90,7 +90,7 @@ class Result:
         path = Path(path)
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            kind, fields = document["kind"], document["fields"]
+            kind, fields = str(document["kind"]), dict(document["fields"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is not a result that interp wrote: {error}.") from error
         if document.get("format") != FORMAT:

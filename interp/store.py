@@ -77,11 +77,21 @@ class Matrix:
             if step == 1:
                 return self._range(start, max(start, stop))
             return self._gather(np.arange(start, stop, step))
+        if key is Ellipsis:
+            return self[:]
+        if isinstance(key, tuple):
+            rows, rest = self[key[0]], key[1:]
+            return rows[rest] if isinstance(key[0], int | np.integer) else rows[:, *rest]
         index = np.asarray(key.cpu() if isinstance(key, Tensor) else key)
         if index.dtype == bool:
             if index.shape != (n,):
                 raise ShapeError(f"a mask of {index.shape} does not fit {n} rows.")
             index = np.flatnonzero(index)
+        if index.size and (index.ndim != 1 or not np.issubdtype(index.dtype, np.integer)):
+            raise ShapeError(
+                f"rows are an int, a slice, a mask or a list of ints; got {index.dtype} "
+                f"{list(index.shape)}."
+            )
         index = index.astype(np.int64).reshape(-1)
         if len(index) and (index.min() < -n or index.max() >= n):
             raise ShapeError(f"row {index.max()} is outside the {n} rows of the store.")
@@ -248,19 +258,29 @@ class ActivationStore:
             raise StoreError(
                 f"the store {path} is not complete; go on with its capture (--resume)."
             )
-        parts = {
-            h["name"]: [
-                Part(s["rows"][h["name"]], path / _inside(s["file"]), h["name"])
-                for s in manifest["shards"]
-            ]
-            for h in manifest["hookpoints"]
-        }
+        try:
+            parts = {
+                h["name"]: [
+                    Part(s["rows"][h["name"]], path / _inside(s["file"]), h["name"])
+                    for s in manifest["shards"]
+                ]
+                for h in manifest["hookpoints"]
+            }
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"the manifest of the store {path} is damaged: {error}.") from error
         missing = [s["file"] for s in manifest["shards"] if not (path / s["file"]).is_file()]
         if missing:
             raise StoreError(
                 f"the store {path} lacks {missing[0]}; capture it again with --resume."
             )
-        return cls(manifest, pd.read_parquet(path / "rows.parquet"), parts, path)
+        try:
+            rows = pd.read_parquet(path / "rows.parquet")
+        except (OSError, ValueError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise StoreError(
+                f"the store {path} has no readable rows.parquet ({text}); capture it again."
+            ) from error
+        return cls(manifest, rows, parts, path)
 
     def __repr__(self) -> str:
         where = self.path or "in memory"
@@ -307,7 +327,8 @@ class ActivationStore:
 
     def rows_of(self, hookpoint: str) -> "pd.DataFrame":
         """The table of one hook point's rows."""
-        if self.manifest.get("pool") != "all":
+        held = self.path is None and hookpoint not in self._tokens
+        if self.manifest.get("pool") != "all" or held:
             return self._documents
         if hookpoint not in self._tokens:
             import pandas as pd

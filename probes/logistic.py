@@ -37,8 +37,11 @@ __all__ = ["Fits", "fit_logistic"]
 CHUNK = 2**24
 """Largest problems * classes * n solved at once: 128 MiB for each float64 array of that shape."""
 
-FLOOR = 1e-13
+FLOOR = 1e-12
 """Rounding level of a gradient, relative to the sum of its terms' magnitudes."""
+
+SATURATED = 1e-4
+"""Mean curvature below which probabilities are so near 0 and 1 that float32 loses the Hessian."""
 
 CG_STEPS = 250
 """Most conjugate gradients a Newton step; what it has by then is a descent direction."""
@@ -159,7 +162,7 @@ def _solve(
     start = A.new_ones(p)
     for iteration in range(max_iter + 1):
         prob, residual = _residual(margin, target, cs)
-        g, gb = _times(residual, A) + z, residual.sum(2)
+        g, gb = _centred(_times(residual, A) + z), _centred(residual.sum(2))
         curvature = (cs * prob * (1 - prob)).sum(2)
         norm, size = g.square().sum((1, 2)).sqrt(), z.square().sum((1, 2)).sqrt()
         if iteration == 0:
@@ -177,15 +180,20 @@ def _solve(
             norm, size, start, floor = (t[keep] for t in (norm, size, start, floor))
             if not len(live):
                 break
-        forcing = (norm / start).sqrt().clamp(max=0.1)
-        dz, db = _direction(basis, prob, cs, g, gb, curvature, forcing, 0.3 * tol * size)
+        forcing = (norm / start).sqrt().clamp(1e-4, 0.1)  # float32 gives no more
+        enough = 0.3 * tol * size
+        dz, db = torch.empty_like(g), torch.empty_like(gb)
+        fine = curvature.amin(1) < SATURATED * cs.sum((1, 2))
+        for chosen, matrix in ((~fine, basis.A32), (fine, A)):
+            if chosen.any():
+                rest = (t[chosen] for t in (prob, cs, g, gb, curvature, forcing, enough))
+                dz[chosen], db[chosen] = _direction(matrix, basis.power, *rest)
+        dz, db = _centred(dz), _centred(db)
         slope = _times(dz, A.T) + db[..., None]
         t = _step_length(margin, slope, target, cs, z, dz)[:, None, None]
         margin, z, b = margin + t * slope, z + t * dz, b + t[..., 0] * db
 
     coef = basis.coef(z_all, residual_all)
-    if k > 1:
-        b_all = b_all - b_all.mean(1, keepdim=True)  # softmax leaves a common shift open
     return coef, b_all - coef @ basis.mean, n_iter, error, converged
 
 
@@ -194,7 +202,6 @@ class _Hessian:
 
     def __init__(self, A: Tensor, prob: Tensor, cs: Tensor) -> None:
         self.A, self.prob, self.cs = A, prob, cs
-        self.diagonal = cs * prob * (1 - prob) if prob.shape[1] == 1 else None
 
     def of(self, chosen: Tensor) -> "_Hessian":
         """The same for some of the problems."""
@@ -203,12 +210,19 @@ class _Hessian:
     def __call__(self, d: Tensor, d_b: Tensor) -> tuple[Tensor, Tensor]:
         """Directions [p, k, r] and [p, k] to products of the same shapes."""
         change = _times(d, self.A.T) + d_b[..., None]
-        if self.diagonal is not None:
-            change *= self.diagonal
-        else:
-            mean = (self.prob * change).sum(1, keepdim=True)
-            change = self.cs * self.prob * (change - mean)
-        return _times(change, self.A) + d, change.sum(2)
+        if d.shape[1] == 1:
+            change *= self.cs * self.prob * (1 - self.prob)
+            return _times(change, self.A) + d, change.sum(2)
+        mean = (self.prob * change).sum(1, keepdim=True)
+        change = self.cs * self.prob * (change - mean)
+        # Softmax leaves a shift common to all classes open. The optimum has none; nor, then, must
+        # the rounding of a product whose other parts are many times the penalty.
+        return _centred(_times(change, self.A) + d), _centred(change.sum(2))
+
+
+def _centred(x: Tensor) -> Tensor:
+    """Less the mean over the classes, where there are several."""
+    return x - x.mean(1, keepdim=True) if x.shape[1] > 1 else x
 
 
 def _residual(margin: Tensor, target: Tensor, cs: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,7 +257,8 @@ def _step_length(
 
 
 def _direction(
-    basis: _Basis,
+    A: Tensor,
+    power: Tensor,
     prob: Tensor,
     cs: Tensor,
     g: Tensor,
@@ -252,27 +267,29 @@ def _direction(
     forcing: Tensor,
     enough: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Newton directions [p, k, r] and [p, k] by preconditioned conjugate gradients in float32.
+    """Newton directions [p, k, r] and [p, k] by preconditioned conjugate gradients in A's dtype.
 
     A problem stops when its residual has fallen by ``forcing`` in the preconditioner's norm, or
     below ``enough``, at which the step already ends the whole solve.
     """
-    p, n = len(g), basis.A.shape[0]
-    scale = g.abs().amax((1, 2)).clamp_min(1e-300)  # keeps float32 away from the ends of its range
-    hessian = _Hessian(basis.A32, prob.float(), cs.float())
-    metric = (curvature / n).float()[..., None] * basis.power.float() + 1
-    metric_b = curvature.float().clamp_min(1e-30)
+    p, n, dtype = len(g), A.shape[0], A.dtype
+    # The scale keeps float32 away from the ends of its range.
+    scale = torch.maximum(g.abs().amax((1, 2)), gb.abs().amax(1)).clamp_min(1e-300)
+    hessian = _Hessian(A, prob.to(dtype), cs.to(dtype))
+    metric = (curvature / n).to(dtype)[..., None] * power.to(dtype) + 1
+    metric_b = curvature.to(dtype).clamp_min(1e-30)
 
-    res, res_b = (-g / scale[:, None, None]).float(), (-gb / scale[:, None]).float()
+    res, res_b = (-g / scale[:, None, None]).to(dtype), (-gb / scale[:, None]).to(dtype)
     x, x_b = torch.zeros_like(res), torch.zeros_like(res_b)
     d, d_b = res / metric, res_b / metric_b
     rho = (res * d).sum((1, 2)) + (res_b * d_b).sum(1)
-    goal, enough = rho * forcing.float().square(), (enough / scale).float().square()
+    goal, enough = rho * forcing.to(dtype).square(), (enough / scale).to(dtype).square()
     out, out_b = torch.zeros_like(x), torch.zeros_like(x_b)
     live = torch.arange(p, device=g.device)
     for _ in range(CG_STEPS):
         q, q_b = hessian(d, d_b)
-        alpha = rho / ((d * q).sum((1, 2)) + (d_b * q_b).sum(1)).clamp_min(1e-30)
+        bend = (d * q).sum((1, 2)) + (d_b * q_b).sum(1)
+        alpha = rho / torch.where(bend > 0, bend, torch.inf)
         x.addcmul_(alpha[:, None, None], d)
         x_b.addcmul_(alpha[:, None], d_b)
         res.addcmul_(alpha[:, None, None], q, value=-1)
@@ -280,8 +297,11 @@ def _direction(
         pre, pre_b = res / metric, res_b / metric_b
         rho_new = (res * pre).sum((1, 2)) + (res_b * pre_b).sum(1)
         beta = rho_new / rho.clamp_min(1e-38)
-        d, d_b, rho = pre + beta[:, None, None] * d, pre_b + beta[:, None] * d_b, rho_new
-        more = (rho > goal) & (res.square().sum((1, 2)) > enough)
+        rho = rho_new
+        more = (rho > goal) & (res.square().sum((1, 2)) > enough) & (bend > 0)
+        # A problem that is done stands still until it leaves.
+        d = (pre + beta[:, None, None] * d) * more[:, None, None]
+        d_b = (pre_b + beta[:, None] * d_b) * more[:, None]
         count = int(more.sum())
         if count <= 0.8 * len(live):  # leaving one by one would copy the batch each time
             out[live], out_b[live] = x, x_b

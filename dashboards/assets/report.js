@@ -42,7 +42,10 @@
       const printed = spec.data.some((trace) => trace.mode === "text");
       for (const trace of spec.data) if (trace.type === "heatmap" && printed) trace.showscale = false;
     }
-    return window.Plotly.react(box, spec.data, layout, settings.config);
+    window.Plotly.react(box, spec.data, layout, settings.config);
+    // The label of the box says what the picture shows; the buttons in it stay within reach.
+    box.setAttribute("role", "group");
+    for (const svg of box.querySelectorAll(".main-svg")) svg.setAttribute("aria-hidden", "true");
   }
 
   function drawAll() {

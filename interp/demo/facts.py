@@ -1,9 +1,9 @@
 """``demo:facts``: true and false statements in matched pairs.
 
-The words give nothing away. Every city, operand and number stands in as many true statements as
-false ones, and so does every country and every result, so that a bag of words is at chance, or a
-little below it: where a country's true statements fall into the test split, its false ones are
-left in the training split, and a bag of words learns the wrong way round.
+The words give nothing away. Two true statements exchange their objects to make two false ones
+(Lyon and Osaka exchange France and Japan), and the four are one group; so every word stands in as
+many true statements of its group as false ones. A bag of words is exactly at chance under any
+grouped split, and it takes the combination of words to know which is true.
 """
 
 import random
@@ -52,13 +52,13 @@ _Row = tuple[str, int, str, str]
 def statements(seed: int = 0) -> Dataset:
     """True and false statements about cities, sums and sizes: a matched pair each, grouped.
 
-    - ``cities``: 20 countries of four cities, two forms. In the false statements the j-th city of
-      a country is put into the (j + 1)-th country after it in a shuffled ring, so that each
-      country is named as often falsely as truly. Grouped by city.
+    - ``cities``: 20 countries of four cities, in two forms. Two cities exchange their countries
+      in the false statements; the two are the group.
     - ``arithmetic``: sums in digits and in words. Two sums that differ by one to five exchange
-      their results in the false statements. Grouped by the two operands, in either order and form.
-    - ``comparisons``: "17 is larger than 9." against "9 is larger than 17.", and "smaller"; the
-      words of a pair are the same. Grouped by the two numbers.
+      their results in the false statements; the two are the group. No two groups share a pair of
+      operands, in either order or form.
+    - ``comparisons``: "17 is larger than 9." against "9 is larger than 17.", and "smaller". The
+      two numbers are the group.
 
     Every statement ends in a full stop and says what it says in its last word, so the last token
     is the place to read.
@@ -100,41 +100,53 @@ def number_word(n: int) -> str:
 def _cities(rng: random.Random) -> list[_Row]:
     countries = list(_CITIES)
     rng.shuffle(countries)
+    half = len(countries) // 2
     rows: list[_Row] = []
-    for i, country in enumerate(countries):
-        for j, city in enumerate(_CITIES[country]):
-            elsewhere = countries[(i + 1 + j) % len(countries)]
+    for i, here in enumerate(countries[:half]):
+        for j, city in enumerate(_CITIES[here]):
+            there = countries[half + (i + j) % half]
+            other = _CITIES[there][j]
             for form in _CITY_FORMS:
-                rows.append((form.format(city=city, country=country), 1, city, "cities"))
-                rows.append((form.format(city=city, country=elsewhere), 0, city, "cities"))
+                for name, right, wrong in ((city, here, there), (other, there, here)):
+                    for country, label in ((right, 1), (wrong, 0)):
+                        text = form.format(city=name, country=country)
+                        rows.append((text, label, f"{city} and {other}", "cities"))
     return rows
 
 
 def _arithmetic(rng: random.Random) -> list[_Row]:
+    pairs = [(a, b) for b in range(2, 31) for a in range(2, b + 1)]
+    rng.shuffle(pairs)
+    small = [pair for pair in pairs if max(pair) <= 12]
+    large = [pair for pair in pairs if max(pair) > 12]
+    in_words, in_digits = small[:50], small[50:] + large[:70]
     rows: list[_Row] = []
-    for in_words, largest, n in ((False, 30, 90), (True, 12, 60)):
-        drawn = [(a, b) for a in range(2, largest + 1) for b in range(2, largest + 1)]
-        for a, b, wrong in _exchanged(rng.sample(drawn, n)):
-            group = f"{min(a, b)} and {max(a, b)}"
-            for result in (a + b, wrong):
-                text = f"{a} + {b} = {result}."
-                if in_words:
-                    words = [number_word(x) for x in (a, b, result)]
-                    text = "{} plus {} is {}.".format(words[0].capitalize(), *words[1:])
-                rows.append((text, int(result == a + b), group, "arithmetic"))
+    for form, spell, drawn in (
+        ("{} plus {} is {}.", number_word, in_words),
+        ("{} + {} = {}.", str, in_digits),
+    ):
+        for one, two in _close_sums([rng.choice([(a, b), (b, a)]) for a, b in drawn]):
+            group = "{} + {} and {} + {}".format(*one, *two)
+            for (a, b), wrong in ((one, sum(two)), (two, sum(one))):
+                for result, label in ((a + b, 1), (wrong, 0)):
+                    text = form.format(spell(a), spell(b), spell(result))
+                    rows.append((text[0].upper() + text[1:], label, group, "arithmetic"))
     return rows
 
 
-def _exchanged(pairs: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """(a, b, wrong sum) for pairs that find a partner of another, close sum to exchange with."""
-    left, exchanged = list(pairs), []
+_Sum = tuple[int, int]
+
+
+def _close_sums(pairs: list[_Sum]) -> list[tuple[_Sum, _Sum]]:
+    """Disjoint couples whose sums differ by one to five; a pair that finds no other is left out."""
+    left, couples = list(pairs), []
     while left:
-        a, b = left.pop()
-        partner = next((p for p in left if 1 <= abs(sum(p) - a - b) <= 5), None)
-        if partner is not None:
-            left.remove(partner)
-            exchanged += [(a, b, sum(partner)), (*partner, a + b)]
-    return exchanged
+        one = left.pop()
+        two = next((p for p in left if 1 <= abs(sum(p) - sum(one)) <= 5), None)
+        if two is not None:
+            left.remove(two)
+            couples.append((one, two))
+    return couples
 
 
 def _comparisons(rng: random.Random) -> list[_Row]:

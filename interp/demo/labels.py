@@ -11,14 +11,13 @@ import re
 import tokenize
 import warnings
 from bisect import bisect_left
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple
 
 __all__ = ["CONCEPTS", "Position", "Source"]
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A labelled place in a text.
 
     Attributes
@@ -35,8 +34,7 @@ class Position:
     cue: Hashable
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A token that is not layout: ``kind`` is a ``tokenize`` type, offsets are in characters."""
 
     kind: int
@@ -190,19 +188,16 @@ def loop_positions(source: Source) -> Iterator[Position]:
 
     def walk(body: list[ast.stmt], loop: int | None, over: int | None) -> Iterator[Position]:
         for node in body:
-            inner = [value for _, value in ast.iter_fields(node) if _is_body(value)]
+            bodies = _bodies(node)
             if isinstance(node, _SCOPES):
                 if loop is None:
                     yield from walk(node.body, None, None)
             elif isinstance(node, _LOOPS):
                 yield from walk(node.body, place(node), None)
                 over = place(node)
-            elif inner:
-                for value in inner:
-                    for part in (
-                        [value] if isinstance(value[0], ast.stmt) else [v.body for v in value]
-                    ):
-                        yield from walk(part, loop, over)
+            elif bodies:
+                for part in bodies:
+                    yield from walk(part, loop, over)
                 over = max([over or 0, *_loops_in(node, place)]) or None
             elif (known := loop if loop is not None else over) is not None:
                 if any(isinstance(child, _INNER) for child in ast.walk(node)):
@@ -218,12 +213,17 @@ def _is_keyword(token: Token) -> bool:
     return keyword.iskeyword(token.string)
 
 
-def _is_body(value: object) -> bool:
-    kinds = (ast.stmt, ast.ExceptHandler, ast.match_case)
-    return isinstance(value, list) and bool(value) and isinstance(value[0], kinds)
+def _bodies(node: ast.stmt) -> list[list[ast.stmt]]:
+    """The blocks of a compound statement: branches, handlers, cases."""
+    lists = [value for _, value in ast.iter_fields(node) if isinstance(value, list) and value]
+    blocks = [value for value in lists if isinstance(value[0], ast.stmt)]
+    for value in lists:
+        if isinstance(value[0], ast.ExceptHandler | ast.match_case):
+            blocks += [part.body for part in value]
+    return blocks
 
 
-def _loops_in(node: ast.AST, place) -> Iterator[int]:
+def _loops_in(node: ast.AST, place: Callable[[ast.stmt], int]) -> Iterator[int]:
     """Places of the loops inside a statement, those inside definitions left out."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _LOOPS):

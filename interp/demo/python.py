@@ -8,7 +8,7 @@ exact. Each concept has rows of its own; in the others its column is missing.
 import random
 import tokenize
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -33,8 +33,7 @@ _ABOUT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """A position that a window can show: its file, its line, and where its window starts."""
 
     position: Position

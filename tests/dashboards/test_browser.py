@@ -89,6 +89,11 @@ def test_there_is_no_upload_button_and_no_logo(opened, path):
     )
     assert titles and not [t for t in titles if "loud" in t or "Plotly" in t]
     assert page.locator("a[href^='http']").count() == 0
+    # The label moves from the empty picture to a group, so that the buttons inside are reached.
+    plot = page.locator("#fig1 .plot")
+    assert plot.get_attribute("role") == "group" and "rises" in str(
+        plot.get_attribute("aria-label")
+    )
 
 
 def test_dark_mode_changes_the_colours_at_once_and_back(opened, path):

@@ -104,6 +104,12 @@ def test_the_overview_holds_the_headline_numbers(depth, reader):
     assert "—1" in text and "no step multiplies accuracy by 1.1." in text
 
 
+def test_a_bag_of_words_as_good_as_the_probe_is_a_warning(depth):
+    assert "words alone may carry" in Report(depth(bag_of_words=0.95)).html()
+    assert "words alone may carry" not in Report(depth(bag_of_words=0.61)).html()
+    assert "words alone may carry" not in Report(depth(bag_of_words=None)).html()
+
+
 def test_one_result_has_no_heat_map_and_two_have_one(depth):
     assert 'id="map1"' not in Report([depth()]).html()
     assert 'id="map1"' in Report([depth(), depth("facts.other")]).html()

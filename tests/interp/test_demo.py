@@ -75,14 +75,16 @@ def test_an_unknown_name_lists_the_known_ones():
         interp.demo.dataset("python", n=3)
 
 
-def test_every_name_of_the_tables_is_there():
+def test_every_name_of_the_tables_is_there(facts, python):
     for name in interp.demo.MODELS:
         assert (interp.demo.model_path(name) / "config.json").is_file()
     for name in interp.demo.DATA:
-        data = interp.demo.dataset(name)
+        data = {"facts": facts, "python": python}[name]
         assert data.name == name and data.inputs == data.rows["text"].tolist()
         assert len(data) == len(data.rows) and set(data.labels) == set(data.about)
-        assert data.group in data.rows and data.rows["text"].is_unique
+        assert data.group in data.rows
+    assert facts.rows["text"].is_unique
+    assert not python.rows.duplicated(["concept", "text"]).any()
 
 
 def test_the_package_stays_small():
@@ -141,10 +143,10 @@ def test_sums_and_comparisons_are_exact(facts):
     assert checked == (facts.rows["topic"] != "cities").sum()
 
 
-def test_every_word_is_as_often_true_as_false(facts):
+def test_every_word_is_as_often_true_as_false_in_its_group(facts):
     counts = {0: Counter(), 1: Counter()}
-    for text, label, topic in facts.rows[["text", "label", "topic"]].itertuples(index=False):
-        counts[label].update((topic, word) for word in re.findall(r"[\w-]+", text))
+    for text, label, group in facts.rows[["text", "label", "group"]].itertuples(index=False):
+        counts[label].update((group, word) for word in re.findall(r"[\w-]+", text.lower()))
     assert counts[0] == counts[1]
 
 
@@ -168,7 +170,7 @@ def bag_of_words(texts: list[str], labels: np.ndarray, groups: np.ndarray) -> fl
 def test_a_bag_of_words_learns_nothing_on_facts(facts):
     rows = facts.rows
     labels, groups = rows["label"].to_numpy(), rows["group"].to_numpy()
-    assert 0.3 < bag_of_words(facts.inputs, labels, groups) < 0.55
+    assert bag_of_words(facts.inputs, labels, groups) == pytest.approx(0.5, abs=0.01)
     # the same bag of words learns what words do show
     topic = (rows["topic"] == "cities").to_numpy().astype(int)
     assert bag_of_words(facts.inputs, topic, groups) > 0.95
@@ -237,7 +239,7 @@ def test_loop_by_hand():
 def test_argument_by_hand():
     found = labels_at("argument", SNIPPET)
     assert found == {"alpha": [1], "beta": [1], "total": [0, 0, 0], "rest": [1], "item": [0, 0]}
-    text = "def f(self, a, b):\n    global c\n    b = c = 1\n    d = lambda e: e\n    self, a, b, c, d\n"
+    text = "def f(self, a, b):\n    global c\n    b = c = d = lambda e: e\n    self, a, b, c, d\n"
     assert labels_at("argument", text) == {"a": [1], "d": [0]}
 
 
@@ -295,33 +297,37 @@ def test_keywords_again(python):
 def test_strings_again(python):
     """A name put in at the end is a name of the tree in code, and none inside text."""
     mark = "_mark_of_the_test"
+    seen = Counter()
     for row in python.rows[python.rows["concept"] == "string"].itertuples():
         source, end = whole(row.text, row)
         word = re.findall(r"\w+$", row.text)[0]
-        if keyword.iskeyword(word):
+        if keyword.iskeyword(word) or len(source) > 20_000:
             continue
-        changed = source[:end] + mark + source[end:]
-        try:
-            dump = ast.dump(ast.parse(changed))
-        except SyntaxError:  # a word of code that cannot be changed, such as in a __future__ import
-            assert row.string == 0
-            continue
-        in_code = dump.replace("Constant(value", "").count(word + mark) > 0
-        in_strings = any(
-            isinstance(node, ast.Constant) and isinstance(node.value, str) and mark in node.value
-            for node in ast.walk(ast.parse(changed))
-        )
-        assert (in_code and not in_strings) == (row.string == 0), row.text
+        tree = ast.parse(source[:end] + mark + source[end:])
+        strings = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+        in_string = any(isinstance(value, str) and mark in value for value in strings)
+        in_code = word + mark in ast.dump(tree) and not in_string
+        assert in_code == (row.string == 0), row.text
+        seen[row.string] += 1
+    assert min(seen[0], seen[1]) > 50
 
 
 def test_brackets_again(python):
-    """Count the brackets of the text itself, strings and comments blanked by a regex."""
+    """Count the brackets of the file itself, strings and comments blanked by a regex.
+
+    Files with f-strings are passed over: from Python 3.12 on, quotes nest in them.
+    """
+    seen = 0
     text_of = r"(?s)#[^\n]*|'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\""
     for row in python.rows[python.rows["concept"] == "bracket_depth"].itertuples():
         source, end = whole(row.text, row)
+        if re.search(r"\b[rR]?[fFtT][rR]?['\"]", source):
+            continue
         code = re.sub(text_of, lambda m: " " * len(m[0]), source)[:end]
         depth = sum(code.count(c) for c in "([{") - sum(code.count(c) for c in ")]}")
         assert min(depth, 2) == row.bracket_depth, row.text
+        seen += 1
+    assert seen > 50
 
 
 def test_loops_again(python):
@@ -379,11 +385,11 @@ def test_surface_cues_are_matched(python):
     assert loops["text"].map(lambda text: bool(re.search(r"\w$", text))).all()
 
 
-def test_python_follows_the_seed():
-    a, b, other = python_source(n=200), python_source(n=200), python_source(n=200, seed=1)
-    assert a.rows.equals(b.rows) and a.notes == b.notes
-    assert not a.rows["text"].equals(other.rows["text"])
-    assert len(a) <= 200
+def test_python_follows_the_seed(python):
+    again, other = python_source(), python_source(n=200, seed=1)
+    assert again.rows.equals(python.rows) and again.notes == python.notes
+    assert 190 <= len(other) <= 200
+    assert not set(other.inputs) <= set(python.inputs)
 
 
 def test_the_standard_library_is_that_of_this_python():
@@ -421,7 +427,8 @@ def test_pylm_continues_import(pylm):
     _, tokenizer = pylm
     for text in ("import os\nimport", "import re\nimport sys\nimport", "import errno\nimport"):
         top = [tokenizer.decode([i]) for i in next_probabilities(pylm, text).topk(3).indices]
-        assert all(re.fullmatch(r" \w+", token) for token in top), top
+        assert re.fullmatch(r" \w+", top[0]), top
+        assert all(re.fullmatch(r" ?\w+", token) for token in top), top
     # and other places are not continued so
     top = tokenizer.decode([int(next_probabilities(pylm, "    return (a + b").argmax())])
     assert not re.fullmatch(r" \w+", top), top

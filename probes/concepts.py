@@ -1,0 +1,144 @@
+"""A concept: the rows of a table that have a label, their classes and their groups."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from interp.errors import DataError, ShapeError, closest
+
+__all__ = ["Concept", "concept_name", "read_concept"]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Rows that have a label.
+
+    Attributes
+    ----------
+    rows : [n] positions in the table.
+    y : [n] classes, 0 to ``len(classes) - 1``.
+    classes : their names, in rising order of the values in the table.
+    groups : [n] group ids, 0 to ``n_groups - 1``, or None.
+    notes : what was left out, in sentences.
+    """
+
+    rows: NDArray[np.int64]
+    y: NDArray[np.int64]
+    classes: tuple[str, ...]
+    groups: NDArray[np.int64] | None
+    notes: tuple[str, ...]
+
+    @property
+    def n_groups(self) -> int | None:
+        """How many groups, or None where rows are not grouped."""
+        return None if self.groups is None else int(self.groups.max()) + 1
+
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """[n] group ids; each row is its own where there are no groups."""
+        return np.arange(len(self.y)) if self.groups is None else self.groups
+
+
+def concept_name(data: str, label: str, labels: Sequence[str] = ()) -> str:
+    """``"cities.label"``: the name of a concept in titles and in ``metrics.json``.
+
+    ``labels``, the other label columns of the data, do not change it: the name of a concept must
+    not depend on what else was asked.
+    """
+    return f"{data}.{label}"
+
+
+def column(table: pd.DataFrame, name: str, what: str) -> pd.Series:
+    """A column of the table; where it is missing, an error that lists the columns."""
+    if name not in table.columns:
+        names = [str(c) for c in table.columns]
+        shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        hint = closest(str(name), names)
+        raise DataError(
+            f"there is no column {name!r} for the {what}; the table has "
+            f"{shown or 'no columns'}{'; ' + hint if hint else '.'}"
+        )
+    return table[name]
+
+
+def read_concept(table: pd.DataFrame, label: str, groups: str | ArrayLike | None) -> Concept:
+    """The rows of a table that have a label, and their groups.
+
+    Parameters
+    ----------
+    table : a row an activation row.
+    label : column of the classes: bools, whole numbers, text, or numbers with few values. A
+        missing value leaves its row out.
+    groups : column, or a group for each row; a row without one is left out.
+
+    Raises
+    ------
+    DataError
+        No such column, no label at all, one class, or a class for every other row.
+    ShapeError
+        Groups that do not fit the rows.
+    """
+    values = column(table, label, "label")
+    keep = values.notna().to_numpy(dtype=bool)
+    notes = []
+    if not keep.all():
+        notes.append(f"{int((~keep).sum()):,} of {len(keep):,} rows have no {label!r}; left out.")
+    group_values: pd.Series | None = None
+    if groups is not None:
+        if isinstance(groups, str):
+            group_values = column(table, groups, "groups")
+        else:
+            group_values = pd.Series(np.asarray(groups).reshape(-1))
+        if len(group_values) != len(table):
+            raise ShapeError(
+                f"groups must have one entry a row; got {len(group_values)} for {len(table)} rows."
+            )
+        grouped = group_values.notna().to_numpy(dtype=bool)
+        lost = int((keep & ~grouped).sum())
+        if lost:
+            notes.append(f"{lost:,} labelled rows have no group; left out.")
+            keep &= grouped
+    rows = np.flatnonzero(keep)
+    if not len(rows):
+        raise DataError(f"no row has a value in the label column {label!r}.")
+    y, names = _classes(values.iloc[rows].tolist(), label)
+    ids = None
+    if group_values is not None:
+        ids = pd.factorize(group_values.iloc[rows])[0].astype(np.int64)
+    return Concept(rows, y, names, ids, tuple(notes))
+
+
+def _classes(values: list[Any], label: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Classes 0..k-1 in rising order of value, and their names."""
+    values = [v.item() if isinstance(v, np.generic) else v for v in values]
+    kinds = {str if isinstance(v, str) else float if isinstance(v, bool | int | float) else type(v)
+             for v in values}  # fmt: skip
+    if kinds - {str, float}:
+        odd = next(iter(kinds - {str, float})).__name__
+        raise DataError(
+            f"the label column {label!r} holds values of type {odd}; a label is a number, a bool "
+            "or a text."
+        )
+    if len(kinds) > 1:
+        raise DataError(
+            f"the label column {label!r} mixes text and numbers; make it one or the other."
+        )
+    found = sorted(set(values))
+    if len(found) == 1:
+        raise DataError(
+            f"the label column {label!r} has one class only ({found[0]!r}, {len(values)} rows); a "
+            "probe needs two."
+        )
+    if len(found) > 2 and 2 * len(found) > len(values):
+        raise DataError(
+            f"the label column {label!r} has {len(found):,} different values in {len(values):,} "
+            "rows; a label has few, so name another column."
+        )
+    place = {v: i for i, v in enumerate(found)}
+    whole = all(isinstance(v, float) and v.is_integer() for v in found)
+    names = tuple(str(int(v)) if whole else str(v) for v in found)
+    return np.array([place[v] for v in values], dtype=np.int64), names

@@ -1,0 +1,103 @@
+"""What a probe must beat: the majority class, the words alone, and labels that mean nothing."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from interp.errors import DataError
+
+__all__ = ["bag_of_words", "majority", "shuffled_labels", "stratified"]
+
+
+def majority(y: ArrayLike, fold: ArrayLike) -> float:
+    """Accuracy of answering each fold with the commonest class of its training rows.
+
+    Range: 0 to 1; about the share of the largest class.
+    Degenerate: classes that are equally common in a training set count as the first of them.
+    """
+    y, fold = np.unique(np.asarray(y), return_inverse=True)[1], np.asarray(fold)
+    right = 0
+    for k in np.unique(fold):
+        commonest = np.bincount(y[fold != k]).argmax()
+        right += int((y[fold == k] == commonest).sum())
+    return right / len(y)
+
+
+def stratified(y: ArrayLike, fold: ArrayLike) -> float:
+    """Expected accuracy of drawing each answer from the class shares of the training rows.
+
+    Range: 0 to 1; the sum of the squared class shares where folds are stratified.
+    """
+    y, fold = np.unique(np.asarray(y), return_inverse=True)[1], np.asarray(fold)
+    right = 0.0
+    for k in np.unique(fold):
+        share = np.bincount(y[fold != k], minlength=y.max() + 1) / (fold != k).sum()
+        right += float(share[y[fold == k]].sum())
+    return right / len(y)
+
+
+def bag_of_words(texts: Sequence[str], y: ArrayLike, fold: ArrayLike) -> NDArray:
+    """Predicted classes [n] of a probe that sees only how often each word occurs.
+
+    Each fold is predicted by a logistic regression (C = 1) on the word counts of the others;
+    the vocabulary is theirs too. A single split is two folds, of which one is read.
+
+    Raises
+    ------
+    DataError
+        The training texts hold no word of two letters or more.
+    """
+    y, fold = np.asarray(y), np.asarray(fold)
+    predicted = y.copy()
+    words = np.asarray([str(t) for t in texts], dtype=object)
+    for k in np.unique(fold):
+        train, test = fold != k, fold == k
+        counter = CountVectorizer()
+        try:
+            counts = counter.fit_transform(words[train])
+        except ValueError as error:
+            raise DataError("the texts hold no word of two letters or more.") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a control need not be exact
+            probe = LogisticRegression(C=1.0, max_iter=1000).fit(counts, y[train])
+        predicted[test] = probe.predict(counter.transform(words[test]))
+    return predicted
+
+
+def shuffled_labels(
+    y: ArrayLike,
+    fold: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    permutations: int = 10,
+    seed: int = 0,
+) -> NDArray:
+    """Labels [permutations, n] that have lost their rows.
+
+    The labels of the rows of each fold are permuted among them. Folds keep their class counts,
+    and both what the probe is trained on and what it is tested on is shuffled: what it still
+    gets right is what a probe of its size gets right on labels without meaning. Where each group
+    has one label, whole groups swap labels, so that the rows of a group still share theirs.
+    """
+    y, fold = np.asarray(y), np.asarray(fold)
+    unit = np.arange(len(y))
+    if groups is not None:
+        ids = np.unique(np.asarray(groups), return_inverse=True)[1]
+        first = np.unique(ids, return_index=True)[1]
+        if (y == y[first][ids]).all():
+            unit = ids
+    label_of, fold_of = (v[np.unique(unit, return_index=True)[1]] for v in (y, fold))
+    rng = np.random.default_rng(seed)
+    out = np.empty((permutations, len(y)), dtype=y.dtype)
+    for row in out:
+        label = label_of.copy()
+        for k in np.unique(fold_of):
+            here = np.flatnonzero(fold_of == k)
+            label[here] = label[rng.permutation(here)]
+        row[:] = label[unit]
+    return out

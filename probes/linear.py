@@ -1,0 +1,185 @@
+"""A linear probe: L2 logistic regression as a scikit-learn estimator."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+
+from interp.errors import ParameterError, UndefinedMeasure
+from probes.logistic import fit_logistic
+
+__all__ = ["LinearProbe"]
+
+
+class LinearProbe(ClassifierMixin, BaseEstimator):
+    """Logistic regression with an L2 penalty, binary or multinomial (softmax).
+
+    The objective and its parameters are those of `sklearn.linear_model.LogisticRegression`::
+
+        C * sum_i s_i * loss(y_i, x_i w + b) + |w|^2 / 2
+
+    with the intercept free of penalty. The optimum is reached: coefficients lie within about
+    ``tol``, relative, of it. X and y may be arrays, data frames or torch tensors; a tensor is
+    worked on where it lies.
+
+    Parameters
+    ----------
+    C : inverse strength of the penalty, positive.
+    standardize : divide each feature by its deviation over the (weighted) training rows first, so
+        that the penalty treats all features alike. ``coef_`` stays in the units of X.
+    class_weight : ``None``, ``"balanced"``, or {class: weight}.
+    tol : bound on the relative error of the coefficients.
+    max_iter : most Newton steps.
+
+    Attributes
+    ----------
+    coef_ : [1, d] for two classes, the larger being positive; [classes, d] for more.
+    intercept_ : [1] or [classes].
+    classes_ : [classes], sorted.
+    n_iter_ : [1] Newton steps taken.
+    error_ : bound on the relative distance of the coefficients to the optimum.
+    converged_ : whether ``tol`` was met before ``max_iter``.
+    n_features_in_ : d.
+
+    Notes
+    -----
+    Differs from `LogisticRegression`: always lbfgs's objective, always with an intercept, dense
+    input, float64 results; the optimum is found by batched Newton steps (`probes.logistic`).
+    """
+
+    coef_: NDArray
+    intercept_: NDArray
+    classes_: NDArray
+    n_iter_: NDArray
+    n_features_in_: int
+    error_: float
+    converged_: bool
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        standardize: bool = False,
+        class_weight: str | dict[Any, float] | None = None,
+        tol: float = 1e-8,
+        max_iter: int = 100,
+    ) -> None:
+        self.C = C
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+
+    def fit(
+        self, X: ArrayLike | Tensor, y: ArrayLike | Tensor, sample_weight: ArrayLike | None = None
+    ) -> "LinearProbe":
+        """Fit to rows X [n, d] and classes y [n], each row weighted if wished.
+
+        Raises
+        ------
+        ParameterError
+            C, tol or max_iter is not positive.
+        ValueError
+            scikit-learn's, for X or y that are no finite matrix and its classes.
+        """
+        for name in ("C", "tol", "max_iter"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ParameterError(f"LinearProbe: {name} must be positive; got {value!r}.")
+        device = X.device if isinstance(X, Tensor) else torch.device("cpu")
+        X, y = validate_data(self, _array(X), _array(y), dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        k = len(self.classes_)
+        if k < 2:
+            raise ValueError(f"LinearProbe needs two classes; y has one class: {self.classes_[0]!r}.")
+        weight = _check_sample_weight(_array(sample_weight), X, dtype=np.float64)
+        mean, scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
+        if self.standardize:
+            mean = np.average(X, axis=0, weights=weight)
+            scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
+            scale[scale <= 1e-12 * np.abs(mean)] = 1.0  # a constant feature
+        by_class = compute_class_weight(
+            self.class_weight, classes=self.classes_, y=y, sample_weight=weight
+        )
+        fits = fit_logistic(
+            torch.from_numpy((X - mean) / scale).to(device),
+            torch.from_numpy(codes)[None].to(device),
+            torch.tensor([float(self.C)], device=device, dtype=torch.float64),
+            n_classes=k,
+            weights=torch.from_numpy(weight * by_class[codes])[None].to(device),
+            tol=self.tol,
+            max_iter=self.max_iter,
+        )
+        self.coef_ = fits.coef[0].cpu().numpy() / scale
+        self.intercept_ = fits.intercept[0].cpu().numpy() - self.coef_ @ mean
+        self.n_iter_ = np.maximum(fits.n_iter.cpu().numpy(), 1)
+        self.error_ = float(fits.error[0])
+        self.converged_ = bool(fits.converged[0])
+        if not self.converged_:
+            warnings.warn(
+                f"LinearProbe took {self.max_iter} Newton steps and is within {self.error_:.1e} of the "
+                f"optimum, not {self.tol:.1e}; raise max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def decision_function(self, X: ArrayLike | Tensor) -> NDArray:
+        """Margins: [n] for two classes, positive for the larger; [n, classes] for more."""
+        check_is_fitted(self)
+        X = validate_data(self, _array(X), dtype=np.float64, reset=False)
+        margin = X @ self.coef_.T + self.intercept_
+        return margin[:, 0] if len(self.classes_) == 2 else margin
+
+    def predict(self, X: ArrayLike | Tensor) -> NDArray:
+        """Classes [n]."""
+        margin = self.decision_function(X)
+        return self.classes_[(margin > 0).astype(int) if margin.ndim == 1 else margin.argmax(1)]
+
+    def predict_proba(self, X: ArrayLike | Tensor) -> NDArray:
+        """Probabilities [n, classes]; rows sum to one."""
+        margin = self.decision_function(X)
+        if margin.ndim == 1:
+            return np.stack([expit(-margin), expit(margin)], axis=1)
+        return softmax(margin, axis=1)
+
+    def predict_log_proba(self, X: ArrayLike | Tensor) -> NDArray:
+        """Logarithms of `predict_proba`."""
+        return np.log(self.predict_proba(X))
+
+    @property
+    def direction_(self) -> NDArray:
+        """Unit direction, in the units of X, along which the class becomes likelier.
+
+        [d] for two classes, towards the larger; [classes, d] for more.
+
+        Degenerate: nan, with a warning `UndefinedMeasure`, where the coefficients are all zero.
+        """
+        check_is_fitted(self)
+        length = np.linalg.norm(self.coef_, axis=1, keepdims=True)
+        if not length.all():
+            warnings.warn(
+                "LinearProbe: coefficients that are all zero have no direction.",
+                UndefinedMeasure,
+                stacklevel=2,
+            )
+        direction = self.coef_ / np.where(length > 0, length, np.nan)
+        return direction[0] if len(direction) == 1 else direction
+
+
+def _array(x: Any) -> Any:
+    """A tensor as an array, bfloat16 as float32; anything else as it is."""
+    if not isinstance(x, Tensor):
+        return x
+    x = x.detach().cpu()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
