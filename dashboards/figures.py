@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from dashboards.html import label
 from interp.errors import ParameterError
 from interp.results import Result
-from dashboards._standin import ConceptDepth
+from probes.depth import ConceptDepth
 
 __all__ = ["COLOURS", "CONFIG", "FIGURES", "Plot", "depth_curve", "figure", "heatmap"]
 
@@ -42,8 +42,8 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 """Name -> (light, dark)."""
 
-# One hue, so that lightness alone carries the value. The middle reads at 4.5:1 under black and under
-# white; dark mode runs the scale backwards, and each number in a cell swaps its colour with it.
+# One hue, so that lightness alone carries the value. Black and white both read at 4.5:1 on the
+# middle; dark mode runs the scale backwards, and each number in a cell swaps its colour with it.
 SCALE = [
     "#f1f6fc",
     "#cfe1f3",
@@ -134,10 +134,11 @@ def depth_curve(result: ConceptDepth) -> Plot:
     """
     x = np.arange(len(result.hookpoints), dtype=np.float32)
     fig = Plot()
-    if result.shuffled is not None:
+    shuffled = bool(np.isfinite(result.shuffled).any())
+    if shuffled:
         _band(fig, x, result.shuffled_low, result.shuffled_high, "shuffled band")
     _band(fig, x, result.accuracy_low, result.accuracy_high, "curve band")
-    if result.shuffled is not None:
+    if shuffled:
         fig.add_scatter(
             x=x,
             y=_f32(result.shuffled),
@@ -279,22 +280,27 @@ def depth_alt(result: ConceptDepth) -> str:
         return f"{result.name}: the accuracy is undefined at every hook point."
     first, last = known[0], known[-1]
     peak = max(known, key=lambda i: (curve[i], -i))
+    start, top = f"{curve[first]:.2f} at {names[first]}", f"{curve[peak]:.2f} at {names[peak]}"
     if peak == first:
-        text = f"accuracy is highest at the first hook point, {curve[first]:.2f} at {names[first]}"
+        text = f"{result.name}: accuracy is highest at the first hook point, {start}"
     else:
-        text = f"accuracy rises from {curve[first]:.2f} at {names[first]} to {curve[peak]:.2f} at {names[peak]}"
-    text = f"{result.name}: {text} (95 % interval {result.accuracy_low[peak]:.2f} to {result.accuracy_high[peak]:.2f})"
+        text = f"{result.name}: accuracy rises from {start} to {top}"
+    low, high = result.accuracy_low[peak], result.accuracy_high[peak]
+    text += f" (95 % interval {low:.2f} to {high:.2f})"
     if last != peak:
         text += f" and is {curve[last]:.2f} at {names[last]}"
-    controls = []
+    parts = []
     for name, value in (("majority", result.majority), ("bag of words", result.bag_of_words)):
         if value is not None and math.isfinite(value):
-            controls.append(f"{name} {value:.2f}")
-    if result.shuffled is not None and np.isfinite(result.shuffled).any():
-        controls.append(
+            parts.append(f"{name} {value:.2f}")
+    if np.isfinite(result.shuffled).any():
+        parts.append(
             f"shuffled labels {_least(result.shuffled):.2f} to {_most(result.shuffled):.2f}"
         )
-    return f"{text}; {', '.join(controls)}." if controls else f"{text}."
+    for name, at in (("jump", result.jump_hookpoint), ("convergence", result.converging_hookpoint)):
+        if at is not None:
+            parts.append(f"{name} at {at}")
+    return f"{text}; {', '.join(parts)}." if parts else f"{text}."
 
 
 def heatmap_alt(results: Sequence[ConceptDepth], value: str = "accuracy") -> str:
@@ -368,11 +374,8 @@ def _band(fig: Plot, x: np.ndarray, low: Any, high: Any, colour: str) -> None:
 
 def _accuracy_range(result: ConceptDepth) -> list[float]:
     """The least of all that is drawn, less a little, up to just above 1."""
-    values = [result.accuracy_low, result.accuracy, [result.majority]]
-    if result.shuffled is not None:
-        values.append(result.shuffled_low)
-    if result.bag_of_words is not None:
-        values.append([result.bag_of_words])
+    values = [result.accuracy_low, result.accuracy, result.shuffled, result.shuffled_low]
+    values += [[v] for v in (result.majority, result.bag_of_words) if v is not None]
     least = _least(np.concatenate([_f32(v).ravel() for v in values]))
     return [max(0.0, math.floor((least - 0.03) * 20) / 20), 1.03]
 
@@ -381,13 +384,13 @@ def _marks(fig: Plot, result: ConceptDepth) -> None:
     """Mark the jump and converging points on the curve, each with a labelled line to the axis."""
     wide = len(result.hookpoints) - 1
     taken: float | None = None
-    for name, point, symbol, rank in (
-        ("jump", result.jump_point, "triangle-up", 5),
-        ("converging", result.converging_point, "square", 6),
+    for name, point, hookpoint, symbol, rank in (
+        ("jump", result.jump_point, result.jump_hookpoint, "triangle-up", 5),
+        ("converging", result.converging_point, result.converging_hookpoint, "square", 6),
     ):
-        if point is None or not math.isfinite(point):
+        if point is None or hookpoint is None:
             continue
-        at = min(round(point * len(result.hookpoints)), wide)
+        at = result.hookpoints.index(hookpoint)
         fig.add_scatter(
             x=_f32([at]),
             y=_f32([result.accuracy[at]]),

@@ -11,11 +11,11 @@ import numpy as np
 import plotly.offline
 
 from dashboards import html
-from dashboards._standin import ConceptDepth
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure, heatmap
 from interp.errors import ParameterError
 from interp.results import Result
 from interp.runs import write_text
+from probes.depth import ConceptDepth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,11 +26,13 @@ BUDGET = 8_000_000
 """Bytes that a page may have, plotly.js included."""
 ROWS = 200
 """Rows of one table that are shown."""
-EXAMPLES = 5
+EXAMPLES = 8
 """Rows of the data that are shown for a concept."""
 NARROW = 600
 """Width in px below which figures use smaller type."""
 SUMMARY_BYTES = 200_000
+CAREFUL = "Careful: "
+"""How a note that is a warning begins."""
 
 
 class Report:
@@ -171,10 +173,11 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
             html.Paragraph(
                 (
                     "Accuracy is on rows that the probe was not fitted on; brackets hold its 95 % "
-                    "interval. Bag of words is a probe on the words alone, with the same split. "
-                    "Jump is the first relative depth at which accuracy grows by a tenth or more "
-                    "in one step; converging is the depth after which it stays within 3 %. In each "
-                    "curve the dotted line is the majority class and the dot is the peak.",
+                    "interval. Bag of words is a probe on the words alone, over the same split. "
+                    "Jump is the depth, as a fraction of the layers, at which accuracy first rises "
+                    "by a tenth in one step; converging is the depth from which every step stays "
+                    "within 3 %. In each curve the dotted line is the majority class and the dot "
+                    "is the peak.",
                 ),
                 "note",
             )
@@ -275,7 +278,7 @@ def _heatmaps(results: Sequence[Result]) -> list[html.Part]:
 
 
 def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section], list[str]]:
-    """A section a data set, a part a result, and what was left out to stay within ``room`` bytes."""
+    """A section a data set, a part a result, and what is left out to keep within ``room`` bytes."""
     ids, cuts = _ids(results), []
     groups: dict[str, list[html.Part]] = {}
     left_out = 0
@@ -293,8 +296,9 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
             left_out += 1
     if left_out:
         cuts.append(f"the sections of {_plural(left_out, 'result')}")
+    read = {_data_set(r): _data_notes(r) for r in reversed(results)}
     sections = [
-        html.Section(f"Data set {name}", tuple(parts), id=f"data{i + 1}")
+        html.Section(f"Data set {name}", (*read[name], *parts), id=f"data{i + 1}")
         for i, (name, parts) in enumerate(groups.items())
     ]
     return sections, cuts
@@ -303,8 +307,8 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
 def _concept(result: Result, part_id: str, figure_id: str, *, full: bool) -> html.Section:
     """What was found for one result: its figure, its table, its data, and warnings."""
     parts: list[html.Part] = []
-    parts += [html.Paragraph((html.Data(note),), "note") for note in getattr(result, "notes", ())]
     if isinstance(result, ConceptDepth):
+        parts += _asked(result)
         parts += _warnings(result)
     drawable = any(t in FIGURES for t in type(result).__mro__)
     if not full:
@@ -318,6 +322,9 @@ def _concept(result: Result, part_id: str, figure_id: str, *, full: bool) -> htm
         parts.append(html.Figure(figure_id, _spec(fig), alt, _reading(result), table, height))
     else:
         parts.append(_frame_table(result.to_frame(), result.name))
+    if isinstance(result, ConceptDepth):
+        done = html.Items(tuple(map(html.Data, (*_done(result), result.interval))))
+        parts.append(html.Details("How it was measured", (done,)))
     examples = getattr(result, "examples", ())
     if full and len(examples):
         table = _rows_table(examples, f"First rows of the data of {result.name}")
@@ -325,24 +332,54 @@ def _concept(result: Result, part_id: str, figure_id: str, *, full: bool) -> htm
     return html.Section(result.name, tuple(parts), id=part_id)
 
 
+def _data_notes(result: Result) -> tuple[html.Part, ...]:
+    """What was found and chosen while the data was read."""
+    data = result.provenance.get("data")
+    notes = data.get("notes", ()) if isinstance(data, Mapping) else ()
+    return tuple(html.Paragraph((html.Data(str(note)),), "note") for note in list(notes)[:10])
+
+
+def _asked(result: ConceptDepth) -> list[html.Part]:
+    """What the concept asks, and of how many rows."""
+    counts = [f"{k}: {n:,}" for k, n in list(result.class_counts.items())[:10]]
+    more = len(result.class_counts) - len(counts)
+    text = f"{result.n:,} rows ({', '.join(counts)}{f', and {more} classes more' if more else ''})"
+    if result.n_groups is not None:
+        text += f" in {_plural(f'{result.n_groups:,}', 'group')} that are never split"
+    about = result.about.strip()
+    end = "" if not about or about[-1] in ".?!" else "."
+    return [html.Paragraph((html.Data(f"{about}{end} {text}.".strip(), 600),), "note")]
+
+
+def _done(result: ConceptDepth) -> list[str]:
+    return [note for note in result.notes if not note.startswith(CAREFUL)]
+
+
 def _warnings(result: ConceptDepth) -> list[html.Part]:
     """What takes the meaning from a high accuracy."""
+    careful = [note for note in result.notes if note.startswith(CAREFUL)]
+    parts: list[html.Part] = [
+        html.Paragraph((html.Data(note.removeprefix(CAREFUL).strip()),), "warning")
+        for note in careful
+    ]
     at, bag = _peak(result), result.bag_of_words
-    if at is None or bag is None or not bag >= result.accuracy_low[at]:
-        return []
-    text = (
-        f"A bag of words reaches {bag:.3f}, which is not below the interval of the probe's peak "
-        f"({result.accuracy_low[at]:.3f} to {result.accuracy_high[at]:.3f}): the words alone may "
-        "carry this concept."
-    )
-    return [html.Paragraph((text,), "warning")]
+    if at is not None and bag is not None and bag >= result.accuracy_low[at]:
+        low, high = result.accuracy_low[at], result.accuracy_high[at]
+        text = (
+            f"A bag of words reaches {bag:.3f}, which is not below the interval of the probe's "
+            f"peak ({low:.3f} to {high:.3f}): the words alone may carry this concept."
+        )
+        parts.append(html.Paragraph((text,), "warning"))
+    return parts
 
 
 def _reading(result: Result) -> tuple[html.Cell, ...]:
     """How to read a depth curve's marks, and why one is not there."""
     if not isinstance(result, ConceptDepth):
         return ()
-    lines = ["Bands are 95 % intervals."]
+    lines = ["The band around the probe is its 95 % interval."]
+    if np.isfinite(result.shuffled_low).any():
+        lines.append("That of the shuffled labels holds one more such run with 95 % probability.")
     for name in ("jump_point", "converging_point", "bag_of_words"):
         if getattr(result, name) is None and name in result.reasons:
             lines.append(f"No {name.replace('_', ' ')}: {html.clip(result.reasons[name])}")
@@ -352,6 +389,8 @@ def _reading(result: Result) -> tuple[html.Cell, ...]:
 def _provenance(results: Sequence[Result], command: str | None) -> html.Section:
     """What every result shares once, and what differs in a table."""
     flat = [_flatten(r.provenance) | {"mode": r.mode} for r in results]
+    for f in flat:
+        f.pop("data.notes", None)  # shown with the data set
     keys = _distinct(key for f in flat for key in f)
     shared = [k for k in keys if len({f.get(k, "—") for f in flat}) == 1]
     varying = [k for k in keys if k not in shared]
@@ -379,8 +418,8 @@ def _contents(parts: Iterable[html.Part]) -> tuple[html.Link, ...]:
 
 def _footer(size: int, library: int, budget: int, cuts: Sequence[str]) -> tuple[html.Part, ...]:
     text = (
-        f"This page is {size / 1e6:.1f} MB, of which plotly.js is {library / 1e6:.1f} MB; its budget "
-        f"is {budget / 1e6:.1f} MB. It is one file and asks nothing of the network."
+        f"This page is {size / 1e6:.1f} MB, of which plotly.js is {library / 1e6:.1f} MB; its "
+        f"budget is {budget / 1e6:.1f} MB. It is one file and asks nothing of the network."
     )
     parts: list[html.Part] = [html.Paragraph((text,))]
     if cuts:

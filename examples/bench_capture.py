@@ -124,14 +124,18 @@ def nnsight(folder: Path, batches: list[dict[str, torch.Tensor]], layers: int) -
     from nnsight import TransformersModel
 
     with quiet_transformers():
-        model = TransformersModel(str(folder), dispatch=True)
+        model = TransformersModel(str(folder), task="text-generation", dispatch=True)
 
     def run() -> None:
         for batch in batches:
             last = batch["attention_mask"].sum(1) - 1
             rows = torch.arange(len(last))
-            with torch.inference_mode(), model.trace(dict(batch)):
-                kept = [model.transformer.h[i].output[0][rows, last].save() for i in range(layers)]
+            inputs = dict(batch)
+            with torch.inference_mode():
+                with model.trace(inputs):
+                    kept = list().save()
+                    for i in range(layers):
+                        kept.append(model.transformer.h[i].output[rows, last])
             assert len(kept) == layers
 
     return run

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from interp.certificate import deviation
 from interp.data import read
-from interp.errors import DataError, LayerNotFound, ModelError, ParameterError, StoreError
+from interp.errors import (
+    DataError,
+    InterpError,
+    LayerNotFound,
+    ModelError,
+    ParameterError,
+    StoreError,
+)
 from interp.feeds import as_tokens, feed
 from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hooked
@@ -115,7 +122,16 @@ class Capture:
 
         module = self.model.module
         with evaluating(module), torch.inference_mode(), hooked(module, self.points, look):
-            self.feed.run([longest])
+            try:
+                self.feed.run([longest])
+            except (InterpError, MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # a foreign forward fails in its own ways
+                text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+                raise ModelError(
+                    f"the forward of {self.model.spec} fails on {self.data.name} "
+                    f"({self.data.kind}): {text}."
+                ) from error
         all_fired(fired, self.model.spec)
         for name, times in fired.items():
             if times > 1:
@@ -332,7 +348,7 @@ class Capture:
             except _Enough:
                 return
             raise LayerNotFound(
-                f"row {rows[0]}: {', '.join(waiting)} did not fire, though they did on the longest row."
+                f"row {rows[0]}: {', '.join(waiting)} did not fire, as they did on the longest row."
             )
 
         module = self.model.module
@@ -556,7 +572,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _as_text(column: "pd.Series[Any]") -> "pd.Series[Any]":
+def _as_text(column: "pd.Series") -> "pd.Series":
     if column.dtype != object:
         return column
     return column.map(lambda v: v if isinstance(v, str) else str(v), na_action="ignore")

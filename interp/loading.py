@@ -1,7 +1,9 @@
 """Loading: a specification -> a `Model`, each kind of source in its own function."""
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import os
 import socket
 import sys
@@ -243,7 +245,7 @@ def _from_transformer_lens(
     import transformers
 
     source = _local_or_demo(name)
-    with quiet_transformers():
+    with quiet_transformers(), contextlib.redirect_stdout(io.StringIO()):  # it prints
         try:
             bridge = TransformerBridge.boot_transformers(
                 source,
@@ -271,20 +273,15 @@ def _from_nnsight(
         from nnsight import TransformersModel
     except ImportError as error:
         raise ModelError(f"{spec} needs nnsight: {_one_line(error)}.") from error
-    import transformers
-
     source = _local_or_demo(name)
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     if trust:
         options["trust_remote_code"] = True
     with quiet_transformers():
         try:
-            config = transformers.AutoConfig.from_pretrained(source, **options)
+            task = _task(source, options)  # named, for the library would ask the hub for it
             if dtype is not None:
                 options["dtype"] = dtype
-            # named, for nnsight would ask the hub for it
-            generates = _auto_class(config, trust).can_generate()
-            task = "text-generation" if generates else "feature-extraction"
             envoy = TransformersModel(source, dispatch=True, task=task, **options)
         except Exception as error:
             if not Path(source).is_dir():
@@ -292,6 +289,17 @@ def _from_nnsight(
             raise ModelError(f"nnsight cannot load {name}: {_one_line(error)}.") from error
     module = envoy._module
     return Model(module, spec=spec, revision=revision, tokenizer=envoy.tokenizer)
+
+
+def _task(source: str, options: dict[str, Any]) -> str:
+    """The transformers pipeline that a checkpoint's class stands for."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source, **options)
+    names = " ".join(config.architectures or ())
+    if "ImageClassification" in names:
+        return "image-classification"
+    return "text-generation" if "CausalLM" in names or "LMHead" in names else "feature-extraction"
 
 
 def _local_or_demo(name: str) -> str:
@@ -343,7 +351,8 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _place(model: Model, device: Any, dtype: Any) -> Model:
-    if device is not None or dtype is not None:
+    there = device is None or model.device == device
+    if not there or (dtype is not None and model.dtype != dtype):
         try:
             model.module.to(device=device, dtype=dtype)
         except (RuntimeError, AssertionError) as error:

@@ -6,6 +6,7 @@ seconds, hashes) and ``report.html``.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -202,7 +203,9 @@ def metrics(results: "Iterable[Result]") -> dict[str, Any]:
 
 
 def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80]
+    """A file name for a result's name; a changed one carries a hash: no two share a file."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)[:80]
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _json(value: Any) -> str:

@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from interp.errors import DataError, ShapeError, closest
 
-__all__ = ["Concept", "concept_name", "read_concept"]
+__all__ = ["Concept", "concept_name", "first_rows", "read_concept", "text_column_of"]
+
+EXAMPLES, EXAMPLE_LENGTH = 8, 200
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def column(table: pd.DataFrame, name: str, what: str) -> pd.Series:
             f"there is no column {name!r} for the {what}; the table has "
             f"{shown or 'no columns'}{'; ' + hint if hint else '.'}"
         )
-    return table[name]
+    return pd.Series(table[name])
 
 
 def read_concept(table: pd.DataFrame, label: str, groups: str | ArrayLike | None) -> Concept:
@@ -101,7 +103,7 @@ def read_concept(table: pd.DataFrame, label: str, groups: str | ArrayLike | None
         lost = int((keep & ~grouped).sum())
         if lost:
             notes.append(f"{lost:,} labelled rows have no group; left out.")
-            keep &= grouped
+            keep = keep & grouped
     rows = np.flatnonzero(keep)
     if not len(rows):
         raise DataError(f"no row has a value in the label column {label!r}.")
@@ -142,3 +144,32 @@ def _classes(values: list[Any], label: str) -> tuple[NDArray[np.int64], tuple[st
     whole = all(isinstance(v, float) and v.is_integer() for v in found)
     names = tuple(str(int(v)) if whole else str(v) for v in found)
     return np.array([place[v] for v in values], dtype=np.int64), names
+
+
+def text_column_of(table: pd.DataFrame, asked: str | None, known: str | None) -> str | None:
+    """The column of texts: the one asked for, else the one known, if the table has it."""
+    if asked is not None:
+        column(table, asked, "texts")
+        return asked
+    return known if known in table.columns else None
+
+
+def first_rows(table: pd.DataFrame, columns: Sequence[str | None]) -> list[dict[str, Any]]:
+    """The first rows of some columns as JSON values; None among the names is passed over."""
+    kept = list(dict.fromkeys(c for c in columns if c is not None))
+    return [
+        {str(c): _plain(v) for c, v in zip(kept, row, strict=True)}
+        for row in table[kept].head(EXAMPLES).itertuples(index=False, name=None)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A cell as a JSON value; long text clipped, a missing value None."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    text = "" if str(value) in ("<NA>", "NaT") else str(value)
+    return text if len(text) <= EXAMPLE_LENGTH else text[: EXAMPLE_LENGTH - 1] + "…"

@@ -96,23 +96,26 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             if not value > 0:
                 raise ParameterError(f"LinearProbe: {name} must be positive; got {value!r}.")
         device = X.device if isinstance(X, Tensor) else torch.device("cpu")
-        X, y = validate_data(self, _array(X), _array(y), dtype=np.float64)
+        checked: Any = validate_data(self, _array(X), _array(y), dtype=np.float64)
+        rows, y = checked
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         k = len(self.classes_)
         if k < 2:
-            raise ValueError(f"LinearProbe needs two classes; y has one class: {self.classes_[0]!r}.")
-        weight = _check_sample_weight(_array(sample_weight), X, dtype=np.float64)
-        mean, scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
+            raise ValueError(
+                f"LinearProbe needs two classes; y has one class: {self.classes_[0]!r}."
+            )
+        weight = _check_sample_weight(_array(sample_weight), rows, dtype=np.float64)
+        mean, scale = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
         if self.standardize:
-            mean = np.average(X, axis=0, weights=weight)
-            scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
+            mean = np.average(rows, axis=0, weights=weight)
+            scale = np.sqrt(np.average((rows - mean) ** 2, axis=0, weights=weight))
             scale[scale <= 1e-12 * np.abs(mean)] = 1.0  # a constant feature
         by_class = compute_class_weight(
             self.class_weight, classes=self.classes_, y=y, sample_weight=weight
         )
         fits = fit_logistic(
-            torch.from_numpy((X - mean) / scale).to(device),
+            torch.from_numpy((rows - mean) / scale).to(device),
             torch.from_numpy(codes)[None].to(device),
             torch.tensor([float(self.C)], device=device, dtype=torch.float64),
             n_classes=k,
@@ -127,8 +130,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self.converged_ = bool(fits.converged[0])
         if not self.converged_:
             warnings.warn(
-                f"LinearProbe took {self.max_iter} Newton steps and is within {self.error_:.1e} of the "
-                f"optimum, not {self.tol:.1e}; raise max_iter or tol.",
+                f"LinearProbe took {self.max_iter} Newton steps and is within {self.error_:.1e} "
+                f"of the optimum, not {self.tol:.1e}; raise max_iter or tol.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -137,8 +140,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: ArrayLike | Tensor) -> NDArray:
         """Margins: [n] for two classes, positive for the larger; [n, classes] for more."""
         check_is_fitted(self)
-        X = validate_data(self, _array(X), dtype=np.float64, reset=False)
-        margin = X @ self.coef_.T + self.intercept_
+        rows: Any = validate_data(self, _array(X), dtype=np.float64, reset=False)
+        margin = rows @ self.coef_.T + self.intercept_
         return margin[:, 0] if len(self.classes_) == 2 else margin
 
     def predict(self, X: ArrayLike | Tensor) -> NDArray:

@@ -37,7 +37,7 @@ __all__ = ["Fits", "fit_logistic"]
 CHUNK = 2**24
 """Largest problems * classes * n solved at once: 128 MiB for each float64 array of that shape."""
 
-FLOOR = 1e-12
+FLOOR = 3e-13
 """Rounding level of a gradient, relative to the sum of its terms' magnitudes."""
 
 SATURATED = 1e-4
@@ -154,7 +154,11 @@ def _solve(
     cs = cs[:, None]
     floor = FLOOR * cs.sum((1, 2)) * A.square().sum(1).max().sqrt()
 
-    z_all, b_all, residual_all = A.new_zeros(p, k, A.shape[1]), A.new_zeros(p, k), A.new_zeros(p, k, n)
+    z_all, b_all, residual_all = (
+        A.new_zeros(p, k, A.shape[1]),
+        A.new_zeros(p, k),
+        A.new_zeros(p, k, n),
+    )
     n_iter = torch.zeros(p, dtype=torch.long, device=A.device)
     error, converged = A.new_zeros(p), torch.zeros(p, dtype=torch.bool, device=A.device)
     live = torch.arange(p, device=A.device)
@@ -168,8 +172,10 @@ def _solve(
         if iteration == 0:
             start = norm.clamp_min(1e-300)
         shift = gb.abs().amax(1)  # of the intercepts' gradient; over the curvature, their error
-        relative = torch.where(norm <= floor, 0.0, norm / size)
-        good = (relative <= tol) & ((shift <= tol * curvature.amin(1)) | (shift <= floor))
+        relative = torch.where(norm > 0, norm / size, 0.0)
+        good = ((relative <= tol) | (norm <= floor)) & (
+            (shift <= tol * curvature.amin(1)) | (shift <= floor)
+        )
         done = good if iteration < max_iter else torch.ones_like(good)
         n_iter[live], error[live], converged[live] = iteration, relative, good
         if done.any():

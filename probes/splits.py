@@ -48,8 +48,8 @@ def grouped_folds(
         most = np.unique(y, return_counts=True)[1].max()
         if most < folds:
             raise DataError(
-                f"each class has fewer rows than the {folds} folds (at most {most}); give more rows "
-                "or fewer folds."
+                f"each class has fewer rows than the {folds} folds (at most {most}); give more "
+                "rows or fewer folds."
             )
         splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     else:
@@ -62,13 +62,12 @@ def grouped_folds(
             )
         _enough(y, ids, folds, "group")
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    import warnings
-
     with warnings.catch_warnings():
         # A class with fewer members than folds is absent from some test folds; its training sets
         # are checked below.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for k, (_, test) in enumerate(splitter.split(np.zeros(len(y)), y, ids)):
+        free = None if groups is None else ids
+        for k, (_, test) in enumerate(splitter.split(np.zeros(len(y)), y, free)):
             fold[test] = k
     for k in range(folds):
         if not (fold == k).any():
@@ -78,8 +77,8 @@ def grouped_folds(
         absent = np.setdiff1d(y, y[fold != k])
         if len(absent):
             raise DataError(
-                f"class {absent[0]!s} is missing from the training rows of fold {k}: too few of its "
-                "groups; give fewer folds or leave the class out."
+                f"class {absent[0]!s} is missing from the training rows of fold {k}: too few of "
+                "its groups; give fewer folds or leave the class out."
             )
     return fold
 
@@ -103,7 +102,7 @@ def released_split(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     Source: arXiv 2404.07066, the released ``main.py``.
     """
     train, test = train_test_split(np.arange(n), test_size=0.4, random_state=42)
-    return train, test
+    return np.asarray(train), np.asarray(test)
 
 
 def leakage(
@@ -136,8 +135,8 @@ def leakage(
     if not apart.any():
         return None
     return (
-        f"the split separates the matched rows of {int(apart.sum()):,} of {total:,} {unit}: a probe "
-        "that reads words alone is pushed below chance; split by group instead."
+        f"the split separates the matched rows of {int(apart.sum()):,} of {total:,} {unit}: a "
+        "probe that reads words alone is pushed below chance; split by group instead."
     )
 
 

@@ -107,9 +107,7 @@ def _builders() -> dict[str, Callable[[], Any]]:
             )
         ),
         "mamba": lambda: t.MambaForCausalLM(
-            t.MambaConfig(
-                hidden_size=32, num_hidden_layers=3, vocab_size=VOCABULARY, state_size=4
-            )
+            t.MambaConfig(hidden_size=32, num_hidden_layers=3, vocab_size=VOCABULARY, state_size=4)
         ),
     }
 

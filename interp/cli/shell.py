@@ -157,11 +157,17 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
             raise ValueError("expected a table of options")
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{path} cannot be read: {error}") from error
-    names = {p.name for p in ctx.command.params}
-    flat = {str(k).replace("-", "_"): v for k, v in values.items()}
-    unknown = sorted(set(flat) - names)
+    names = {  # as the command line spells it -> as the function does
+        option.removeprefix("--"): p.name or ""
+        for p in ctx.command.params
+        for option in p.opts
+        if (option.startswith("--") or p.param_type_name == "argument") and p.name != "config"
+    }
+    flat = {str(k).replace("_", "-"): v for k, v in values.items()}
+    unknown = sorted(set(flat) - set(names))
     if unknown:
-        known = ", ".join(sorted(n.replace("_", "-") for n in names if n and n != "config"))
+        known = ", ".join(sorted(names))
         raise typer.BadParameter(f"{path} holds unknown options {unknown}; known are {known}")
-    ctx.default_map = {**(ctx.default_map or {}), **flat}
+    given = {names[k]: v for k, v in flat.items()}
+    ctx.default_map = {**(ctx.default_map or {}), **given}
     return path

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from dashboards._standin import ConceptDepth
+from probes import ConceptDepth
 
 ATTACKS = {
     "script": "<script>window.hit=1</script>",
@@ -49,9 +49,33 @@ def make_depth(name="facts.label", *, hookpoints=LAYERS, seed=0, **changes):
     accuracy = np.clip(0.52 + 0.4 / (1 + np.exp(-14 * (depth - 0.5))), 0, 1)
     accuracy = accuracy + rng.normal(0, 0.004, len(hookpoints))
     shuffled = 0.5 + rng.normal(0, 0.01, len(hookpoints))
+    jump, converging = changes.get("jump_point", 2 / 6), changes.get("converging_point", 4 / 6)
+    layers = len(hookpoints)
     fields = dict(
         name=name,
         n=600,
+        label=name.partition(".")[2],
+        groups="city",
+        about="Is the statement true?",
+        layers=tuple(range(1, layers)),
+        classes=("False", "True"),
+        class_counts={"False": 300, "True": 300},
+        n_groups=120,
+        folds=5,
+        permutations=10,
+        strengths=(0.01, 1.0),
+        seed=seed,
+        strength=np.ones((layers, 5)),
+        stratified=0.5,
+        bag_of_words_low=0.58,
+        bag_of_words_high=0.64,
+        jump_hookpoint=None if jump is None else hookpoints[min(2, layers - 1)],
+        converging_hookpoint=None if converging is None else hookpoints[min(4, layers - 1)],
+        peak=float(np.nanmax(accuracy)),
+        peak_hookpoint=hookpoints[int(np.nanargmax(accuracy))],
+        leakage=None,
+        interval="95 % percentile bootstrap.",
+        notes=("Features are standardised.",),
         hookpoints=tuple(hookpoints),
         accuracy=accuracy,
         accuracy_low=accuracy - 0.03,
@@ -64,8 +88,8 @@ def make_depth(name="facts.label", *, hookpoints=LAYERS, seed=0, **changes):
         selectivity=accuracy - shuffled,
         majority=0.5,
         bag_of_words=0.61,
-        jump_point=2 / len(hookpoints),
-        converging_point=4 / len(hookpoints),
+        jump_point=jump,
+        converging_point=converging,
         examples=[
             {"text": f"The city of Accra is in Ghana, {i}.", "label": i % 2} for i in range(5)
         ],

@@ -30,7 +30,7 @@ def test_the_curve_and_its_controls_are_the_results_numbers(depth):
 
 
 def test_the_points_stand_where_the_result_puts_them(depth):
-    fig = figure(depth(jump_point=2 / 6, converging_point=4 / 6))
+    fig = figure(depth())
     assert list(trace(fig, "jump point").x) == [2]
     assert list(trace(fig, "converging point").x) == [4]
     assert [a.text for a in fig.layout.annotations] == ["jump 0.33", "converging 0.67"]
@@ -59,6 +59,7 @@ def test_the_alternative_text_says_the_numbers(depth):
     assert "95 % interval 0.91 to 0.95" in alt
     assert "0.91 at resid_post.4" in alt
     assert "majority 0.50, bag of words 0.61" in alt
+    assert "jump at resid_post.1, convergence at resid_post.3" in alt
     falls = figure(depth(accuracy=accuracy[::-1].copy() + [0.1, 0, 0, 0, 0, 0])).layout.meta["alt"]
     assert "highest at the first hook point, 1.01 at embed" in falls
 

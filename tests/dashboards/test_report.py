@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,17 @@ def test_a_bag_of_words_as_good_as_the_probe_is_a_warning(depth):
     assert "words alone may carry" not in Report(depth(bag_of_words=None)).html()
 
 
+def test_what_was_done_is_said_and_what_is_careful_stands_out(depth):
+    notes = ("Features are standardised.", "Careful: the split mixes matched rows.")
+    data = {"data": {"name": "facts", "notes": ["The text column is 'statement'."]}}
+    text = Report(depth(notes=notes, provenance=data)).html()
+    assert 'class="warning"><strong>Warning.</strong> ' in text
+    assert text.count("the split mixes matched rows.") == 1
+    for part in ("Features are standardised.", "600 rows (False: 300, True: 300) in 120 groups"):
+        assert part in text
+    assert "Is the statement true?" in text and "The text column is" in text
+
+
 def test_one_result_has_no_heat_map_and_two_have_one(depth):
     assert 'id="map1"' not in Report([depth()]).html()
     assert 'id="map1"' in Report([depth(), depth("facts.other")]).html()
@@ -154,12 +167,18 @@ def test_attacks_in_every_text_stay_text(depth, attack, reader):
         r = depth(
             f"a.{text}",
             hookpoints=("embed", module, f"{module}2"),
-            notes=(text,),
+            notes=(text, f"Careful: {text}"),
+            about=text,
+            interval=text,
+            class_counts={text: 1},
             reasons={"jump_point": text},
             jump_point=None,
             converging_point=None,
             examples=[{text: text, "label": text}],
-            provenance={"model": {"spec": text, text: text}, "data": {"name": text}},
+            provenance={
+                "model": {"spec": text, text: text},
+                "data": {"name": text, "notes": [text]},
+            },
         )
         other = depth("a.b", hookpoints=r.hookpoints, provenance=r.provenance)
         page = Report([r, other], title=text, command=text).html()
@@ -208,3 +227,14 @@ def test_what_is_no_result_is_refused(tmp_path, depth):
 
 def test_two_equal_reports_are_equal_files(six):
     assert Report(six).html() == Report(six).html()
+
+
+def test_importing_dashboards_knows_every_kind_and_prints_nothing():
+    code = "import dashboards; from interp.results import Result; print(*Result.KINDS)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "concept_depth" in done.stdout.split() and done.stderr == ""
+
+
+def test_a_saved_result_gives_the_same_page(tmp_path, depth):
+    r = depth(jump_point=None, bag_of_words=None, reasons={"bag_of_words": "no text."})
+    assert Report(Result.load(r.save(tmp_path / "r.json"))).html() == Report(r).html()

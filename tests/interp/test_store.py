@@ -215,7 +215,7 @@ def test_from_tensors_refuses_what_does_not_fit(tensors, rows):
 def test_columns_of_any_kind_come_back(tmp_path):
     frame = pd.DataFrame(
         {
-            "text": ["NA", "é\u2028ü", "null", "x, \"y\"\n"],
+            "text": ["NA", "é\u2028ü", "null", 'x, "y"\n'],
             "label": [True, False, None, True],
             "score": [0.5, float("nan"), 1e300, -1],
             "mixed": ["a", 3, None, 2.5],
