@@ -1,6 +1,7 @@
 """One layer of a sweep: all folds, strengths and label sets, each answer from a held-out row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,6 +16,9 @@ __all__ = ["STRENGTHS", "HeldOut", "held_out"]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Values of C from which the training folds choose."""
+
+SHARED_FLOP = 2e8
+"""FLOP of one pass over X, all columns, from which several threads pay."""
 
 CHOICE_TOL, FIT_TOL = 1e-2, 1e-5
 """Relative error of the coefficients: to rank strengths ten times apart, and to answer with."""
@@ -57,6 +61,30 @@ def held_out(
     n_classes : of every label set.
     strengths : values of C; one is taken as it is, several need three folds or more.
     """
+    with _threads(2.0 * X.numel() * len(labels) * len(strengths) * max(1, n_classes - 1)):
+        return _held_out(X, labels, fold, n_classes, strengths)
+
+
+@contextmanager
+def _threads(flop: float) -> Iterator[None]:
+    """One thread where a pass over X is too short to share: waiting for the others costs more.
+
+    On a machine whose cores are taken, that wait can be a hundred times the work.
+    """
+    before = torch.get_num_threads()
+    if flop >= SHARED_FLOP or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _held_out(
+    X: Tensor, labels: NDArray, fold: NDArray, n_classes: int, strengths: Sequence[float]
+) -> HeldOut:
     folds = int(fold.max()) + 1
     sets, n = labels.shape
     y, where = torch.from_numpy(labels).to(X.device), torch.from_numpy(fold).to(X.device)

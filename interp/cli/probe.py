@@ -93,7 +93,7 @@ def probe(run: "Run", store: "ActivationStore", data: "Dataset", folds: int, see
     import probes
 
     for label in data.labels:
-        name = probes.concept_name(data.name, label, data.labels)
+        name = probes.concept_name(data.name, label)
         if run.found(probes.ConceptDepth, name) is not None:
             note(f"{name}: found in {run.path}")
             continue
