@@ -101,12 +101,20 @@ class Capture:
         self.feed = feed(self.model, self.data, max_length)
         points = self.model.resolve(hookpoints)
         self.points = self.feed.check(points)
-        self.outlines = self._first_forward()
+        self.outlines = self._outlines()
         self.lengths = {p.name: self._row_lengths(p.name) for p in self.points}
         self.certificate = self._certify()
         self.shards = self._plan_shards()
 
     # -- checking --------------------------------------------------------------------------------
+
+    def _outlines(self) -> "dict[str, Outline]":
+        """The shapes of the rows: from a first forward, once for a model and a kind of input."""
+        names = tuple(p.name for p in self.points)
+        key = (names, self.pool, self.dtype, self.feed.key)
+        if key not in self.model.outlines:
+            self.model.outlines[key] = self._first_forward()
+        return self.model.outlines[key]
 
     def _first_forward(self) -> "dict[str, Outline]":
         """Run the longest row to the end: what fires, how often, and the shape of its rows."""
@@ -152,7 +160,7 @@ class Capture:
             return {}
         ragged = len(set(self.feed.lengths)) > 1  # without pads, padding is not tested
         names = tuple(p.name for p in self.points)
-        key = (names, self.pool, self.data.kind, self.feed.key, ragged)
+        key = (names, self.pool, self.feed.key, ragged)
         if len(self.data) > 1 and key not in self.model.certificates:
             self.model.certificates[key] = self._alone_and_batched()
         return self.model.certificates.get(key, {})

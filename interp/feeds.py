@@ -26,9 +26,9 @@ BATCH_IMAGES = 64
 class Feed:
     """Rows of a tensor, given to the module as they are."""
 
-    key = "tensor"
-
     def __init__(self, model: Model, data: Dataset) -> None:
+        shape = tuple(data.inputs.shape[1:]) if isinstance(data.inputs, Tensor) else ()
+        self.key = (data.kind, *shape)  # inputs of one key have rows of one shape
         self.model = model
         self.data = data
         self.mask: Tensor | None = None
@@ -59,8 +59,6 @@ class Feed:
 class ImageFeed(Feed):
     """Images from files, through the model's own processor."""
 
-    key = "image"
-
     def run(self, rows: Sequence[int]) -> Any:
         """Run the model on some rows, and set the mask of their real positions."""
         from PIL import Image, UnidentifiedImageError
@@ -81,10 +79,8 @@ class ImageFeed(Feed):
 class TextFeed(Feed):
     """Texts, tokenised once; batches are padded on the right."""
 
-    key = "text"
-
     def __init__(self, model: Model, data: Dataset, max_length: int | None) -> None:
-        self.model = model
+        super().__init__(model, data)
         texts = cast(list[str], data.inputs)
         limit = model.max_length
         if max_length is not None and max_length < 1:
@@ -94,8 +90,6 @@ class TextFeed(Feed):
         self.ids = model.tokenize(texts, max_length)
         self.lengths = [len(row) for row in self.ids]
         self.max_length = max_length
-        self.mask: Tensor | None = None
-        self.notes: list[str] = []
         self.stack: str | None = None
         for row, length in enumerate(self.lengths):
             if length == 0:
@@ -115,6 +109,11 @@ class TextFeed(Feed):
         stacks = {p.stack for p in points}
         if "vision" in stacks and "text" not in stacks:
             raise DataError(f"{points[0].name} reads images, and the data is text.")
+        if len(stacks - {""}) > 1:
+            raise DataError(
+                f"the stacks {' and '.join(sorted(stacks))} have different positions; capture one "
+                "at a time."
+            )
         self.stack = next(iter(stacks)) if len(stacks) == 1 else None
         return points
 

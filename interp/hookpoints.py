@@ -133,6 +133,8 @@ class HookPoints:
                 return self._resolve_role(text, match["stack"], match["role"], match["index"])
             if (match := TL_NAME.fullmatch(name)) and name not in self.hook_dict and self.stacks:
                 return self._resolve_role(text, None, TL_NAMES[match["tail"]], match["index"])
+        if side == "in" and not exact and ROLE.fullmatch(name):
+            raise LayerNotFound(f"{text!r}: a role is one place and takes no :in; write {name}.")
         if name in self.hook_dict:
             return [HookPoint(name, self.hook_dict[name])]
         pattern = _glob(name)

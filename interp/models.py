@@ -52,7 +52,8 @@ class Model:
         self.revision = revision
         self.tokenizer = tokenizer
         self.processor = processor
-        self.certificates: dict[Any, dict[str, float]] = {}
+        self.certificates: dict[Any, dict[str, float]] = {}  # what capture found, by what it ran
+        self.outlines: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
         return f"Model({self.spec!r}, {type(self.module).__name__}, {self.dtype}, {self.device})"
