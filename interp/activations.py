@@ -137,7 +137,9 @@ def capture(
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
-    **columns: Any,
+    text_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    group_column: str | None = None,
 ) -> ActivationStore:
     """Run a model over data and keep what the hook points held: a row a text or image.
 
@@ -159,7 +161,7 @@ def capture(
     resume : go on with an incomplete capture of the same things in ``out``.
     force : replace a store in ``out``.
     progress : called with (rows done, rows, what).
-    columns : ``text_column=``, ``label_column=``, ``group_column=`` for the data.
+    text_column, label_column, group_column : of the data, where not found by their names.
 
     Returns
     -------
@@ -178,6 +180,11 @@ def capture(
     StoreError
         ``out`` holds something else, or cannot be written.
     """
+    columns = {
+        "text_column": text_column,
+        "label_column": label_column,
+        "group_column": group_column,
+    }
     work = Capture(model, data, hookpoints, pool, batch_size, dtype, max_length, columns)
     if out is None:
         return work.in_memory(progress)

@@ -35,6 +35,7 @@ from interp.store import (
     FORMAT,
     ActivationStore,
     Part,
+    is_store,
     read_manifest,
     shard_is_whole,
     write_manifest,
@@ -111,7 +112,7 @@ class Capture:
     def _outlines(self) -> "dict[str, Outline]":
         """The shapes of the rows: from a first forward, once for a model and a kind of input."""
         names = tuple(p.name for p in self.points)
-        key = (names, self.pool, self.dtype, self.feed.key)
+        key = (names, self.pool, self.dtype, self.feed.key, self.model.dtype)
         if key not in self.model.outlines:
             self.model.outlines[key] = self._first_forward()
         return self.model.outlines[key]
@@ -124,7 +125,7 @@ class Capture:
 
         def look(point: HookPoint, tensor: Tensor) -> None:
             fired[point.name] += 1
-            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool)
+            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool, 1)
             fixed = None if mask is not None else x.shape[1]
             outlines[point.name] = Outline(tuple(x.shape[2:]), self.dtype or x.dtype, fixed)
 
@@ -160,7 +161,7 @@ class Capture:
             return {}
         ragged = len(set(self.feed.lengths)) > 1  # without pads, padding is not tested
         names = tuple(p.name for p in self.points)
-        key = (names, self.pool, self.feed.key, ragged)
+        key = (names, self.pool, self.feed.key, ragged, self.model.dtype, self.model.device)
         if len(self.data) > 1 and key not in self.model.certificates:
             self.model.certificates[key] = self._alone_and_batched()
         return self.model.certificates.get(key, {})
@@ -192,7 +193,7 @@ class Capture:
         found: dict[str, Tensor] = {}
 
         def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
-            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool)
+            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool, len(rows))
             found[point.name] = pool(x, mask, self.pool).clone()
             self._check_finite(point, found[point.name], rows)
 
@@ -249,9 +250,18 @@ class Capture:
 
     def in_memory(self, progress: Progress | None = None) -> ActivationStore:
         """Capture into tensors."""
-        whole = self._buffers(0, len(self.data))
+        n = len(self.data)
+        whole = self._buffers(0, n, torch.device("cpu"))
+        starts = self._starts(0, n) if self.pool == "all" else {}
         for shard in self.shards:
-            self._fill(shard, whole, (0, len(self.data)), progress)
+            if self.model.device.type == "cpu":
+                self._fill(shard, whole, (0, n), progress)
+                continue
+            buffers = self._buffers(*shard)  # a shard at a time on the device
+            self._fill(shard, buffers, shard, progress)
+            for name, rows in buffers.items():
+                first = starts[name][shard[0]] if self.pool == "all" else shard[0]
+                whole[name][first : first + len(rows)] = rows.cpu()
         parts = {k: [Part(len(v), tensor=v)] for k, v in whole.items()}
         manifest = {**self._manifest(), "complete": True}
         return ActivationStore(manifest, self.data.rows, parts, tokens=self._token_tables())
@@ -291,7 +301,7 @@ class Capture:
         done = shard[0]
 
         def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
-            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool)
+            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool, len(rows))
             buffer = buffers[point.name]
             pooled = pool(x, mask, self.pool).to(buffer.dtype)
             local = [r - span[0] for r in rows]
@@ -363,8 +373,10 @@ class Capture:
         with evaluating(module), torch.inference_mode(), hooked(module, self.points, see):
             yield run
 
-    def _buffers(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Room for a range of the data's rows, on the model's device."""
+    def _buffers(
+        self, start: int, stop: int, device: torch.device | None = None
+    ) -> dict[str, Tensor]:
+        """Room for a range of the data's rows, on the model's device unless another is given."""
         buffers = {}
         for point in self.points:
             outline = self.outlines[point.name]
@@ -372,7 +384,7 @@ class Capture:
             if self.pool == "all":
                 count = sum(self.lengths[point.name][start:stop])
             buffers[point.name] = torch.empty(
-                (count, *outline.shape), dtype=outline.dtype, device=self.model.device
+                (count, *outline.shape), dtype=outline.dtype, device=device or self.model.device
             )
         return buffers
 
@@ -466,7 +478,7 @@ class Capture:
         if path.is_dir() and any(path.iterdir()):
             if resume or force:
                 _sweep(path)
-            if any(path.iterdir()) and not (path / "manifest.json").is_file():
+            if any(path.iterdir()) and not is_store(path):
                 raise StoreError(f"{path} holds files that are no activation store; name another.")
             old = read_manifest(path) if resume and any(path.iterdir()) else None
             if old is not None and old["key"] == fresh["key"]:

@@ -7,6 +7,7 @@ DataFrame, a tensor. Columns are named or found; what was found is in the data s
 
 import hashlib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -181,8 +182,22 @@ def _from_path(file: Path, wanted: _Columns, name: str) -> Dataset:
 def _read_csv(file: Path, sep: str = ",") -> "pd.DataFrame":
     import pandas as pd
 
-    # text stays text: "NA" and "null" are words, an empty field is missing
-    return pd.read_csv(file, sep=sep, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
+    with warnings.catch_warnings():  # it would drop the fields that the header does not name
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            # text stays text: "NA" and "null" are words, an empty field is missing
+            return pd.read_csv(
+                file,
+                sep=sep,
+                index_col=False,
+                encoding="utf-8-sig",
+                keep_default_na=False,
+                na_values=[""],
+            )
+        except pd.errors.ParserWarning as error:
+            raise ValueError(
+                "rows have more fields than the header; put texts with commas in quotes"
+            ) from error
 
 
 def _read_lines(file: Path) -> "pd.DataFrame":
@@ -332,6 +347,9 @@ def _from_table(table: "pd.DataFrame", wanted: _Columns, name: str) -> Dataset:
         raise DataError(f"{name} has no rows.")
     table = table.reset_index(drop=True)
     table.columns = [str(c) for c in table.columns]
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"{name} has two columns named {twice[0]!r}; rename one.")
     text, found = _text_column(table, wanted, name)
     texts = _texts(table, text, name)
     labels, group, notes = _choose(table, wanted, skip=text)

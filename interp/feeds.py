@@ -166,16 +166,24 @@ def _vision(model: Model) -> nn.Module:
 
 
 def as_tokens(
-    point: HookPoint, x: Tensor, mask: Tensor | None, how: Pool
+    point: HookPoint, x: Tensor, mask: Tensor | None, how: Pool, rows: int
 ) -> tuple[Tensor, Tensor | None]:
-    """What a hook point held as [b, t, width], with the mask where it has the text's positions."""
+    """What a hook point held as [b, t, width], with the mask where it has the text's positions.
+
+    A feature map is [b, c, h, w], or [b, h, w, c] at linear layers and layer norms.
+
+    Raises
+    ------
+    ShapeError
+        The tensor does not have a row for each of the inputs, or the text's positions.
+    """
     if not x.is_floating_point():
         raise ShapeError(
             f"{point.name} holds {str(x.dtype).removeprefix('torch.')} numbers, not activations."
         )
     if x.ndim and mask is not None and x.shape[:2] != mask.shape and len(x) == mask.numel():
         x = x.unflatten(0, mask.shape)  # [b * t, width], as in OPT's MLP
-    if point.channels_first and x.ndim == 3:
+    if point.axis == "first" and x.ndim == 3:
         x = x.transpose(1, 2)
     elif x.ndim == 4 and point.d_head is None:
         if how in ("last", "first"):
@@ -183,11 +191,15 @@ def as_tokens(
                 f"{point.name} is a feature map {list(x.shape)}, whose positions have no {how} "
                 "one; use pool mean, max or all."
             )
-        x = x.flatten(2).transpose(1, 2)
+        x = x.flatten(1, 2) if point.axis == "last" else x.flatten(2).transpose(1, 2)
     elif x.ndim == 2:
-        return x[:, None], None
+        x, mask = x[:, None], None
     elif x.ndim < 2:
         raise ShapeError(f"{point.name} holds a tensor {list(x.shape)} without rows.")
+    if len(x) != rows:
+        raise ShapeError(
+            f"{point.name} holds {len(x)} rows for {rows} inputs, so none has its own."
+        )
     if mask is None:
         return x, None
     if x.shape[:2] == mask.shape:

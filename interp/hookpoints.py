@@ -36,6 +36,8 @@ from interp.structure import ROLES, UNLAYERED, HookPoint, Stack, find_stacks, li
 
 __all__ = ["ROLES", "HookPoint", "HookPoints"]
 
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+"""Modules that are never called, so that nothing fires there."""
 TL_NAMES = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_post": "resid_post",
@@ -102,8 +104,8 @@ class HookPoints:
                 if point is not None:
                     seen.add(point.place)
                     rows.append(self._row(point.place, point.name, point, stack.d_model))
-        for name in self.modules:
-            if name and name not in seen:
+        for name, module in self.modules.items():
+            if name and name not in seen and not isinstance(module, CONTAINERS):
                 rows.append(self._row(name, "", None, None))
         return rows
 
@@ -139,6 +141,7 @@ class HookPoints:
             return [HookPoint(name, self.hook_dict[name])]
         pattern = _glob(name)
         names = [name] if exact else [n for n in self.modules if n and pattern.fullmatch(n)]
+        names = [n for n in names if exact or not isinstance(self.modules[n], CONTAINERS)]
         if not names and self.hook_dict:
             return [HookPoint(n, m) for n, m in self.hook_dict.items() if pattern.fullmatch(n)] or (
                 self._miss(text)
@@ -149,8 +152,12 @@ class HookPoints:
 
     def _module_point(self, name: str, side: Literal["in", "out"]) -> HookPoint:
         module = self.modules[name]
-        first = isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.MaxPool1d | nn.AvgPool1d)
-        return HookPoint(name + (":in" if side == "in" else ""), name, side, channels_first=first)
+        axis: Literal["", "first", "last"] = ""
+        if isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.MaxPool1d | nn.AvgPool1d):
+            axis = "first"
+        elif linear_shape(module) is not None or isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            axis = "last"
+        return HookPoint(name + (":in" if side == "in" else ""), name, side, axis=axis)
 
     def _resolve_role(
         self, text: str, prefix: str | None, role: str, index: str | None
@@ -191,7 +198,8 @@ class HookPoints:
         name = _split_side(text)[0]
         known = [n for n in self.modules if n] + list(self.hook_dict)
         known += [p.name for s in self.stacks for b in s.blocks for p in b.values()]
-        hint = closest(name, known)
+        ends = [n for n in known if n.endswith("." + name)]
+        hint = f"did you mean {ends[0]!r}?" if ends else closest(name, known)
         hint = hint or "list them with model.hookpoints() or `interp hookpoints MODEL`."
         raise LayerNotFound(f"no hook point matches {text!r}; {hint}")
 

@@ -140,7 +140,8 @@ def _unit_axis(point: HookPoint, x: Tensor) -> int:
     """The axis of heads, of a feature map's channels, or of neurons."""
     if point.d_head is not None:
         return x.ndim - 2
-    return 1 if x.ndim == 4 or (point.channels_first and x.ndim == 3) else x.ndim - 1
+    first = point.axis == "first" or (x.ndim == 4 and point.axis != "last")
+    return 1 if first and x.ndim > 2 else x.ndim - 1
 
 
 @contextmanager

@@ -139,6 +139,8 @@ def _from_hugging_face(
     import transformers
 
     local = Path(source).expanduser()
+    if source.endswith(".py"):
+        raise ModelError(f"{source} needs the name of its function: {source}:FUNCTION.")
     if not local.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise ModelError(
             f"there is no model folder {source}; give a folder with config.json and "

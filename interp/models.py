@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from interp.errors import ModelError, ParameterError
+from interp.errors import DataError, ModelError, ParameterError
 from interp.hookpoints import HookPoint, HookPoints
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Model", "quiet_transformers"]
+
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Model:
@@ -107,19 +110,25 @@ class Model:
                 return 0 if module.padding_idx is None else module.padding_idx + 1
         return 0
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """A hash of names, shapes and 64 strided values of every parameter and buffer."""
+        """A hash of the names, shapes and values of every parameter and buffer.
+
+        A matrix enters as the exact integer sums of its rows' bits: an edit of a weight and rows
+        that change places change it, and the number of threads does not.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             if not isinstance(tensor, Tensor):
                 continue
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            flat = tensor.detach().reshape(-1)
-            step = max(1, flat.numel() // 64)
-            sample = flat[::step].to("cpu")
-            sample = sample.to(torch.float64) if not sample.is_complex() else sample
-            digest.update(sample.contiguous().numpy().tobytes())
+            flat = tensor.detach().contiguous().reshape(-1)
+            if flat.is_complex():
+                flat = torch.view_as_real(flat).reshape(-1)
+            bits = flat.view(_BITS[flat.element_size()]) if flat.dtype != torch.bool else flat
+            if tensor.ndim > 1 and tensor.numel():
+                bits = bits.reshape(tensor.shape[0], -1).sum(1, dtype=torch.int64)
+            digest.update(bits.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @property
@@ -177,7 +186,7 @@ class Model:
         if isinstance(x, str):
             x = [x]
         if isinstance(x, list | tuple) and x and all(isinstance(t, str) for t in x):
-            return self.text_inputs(self.pad(self.tokenize(x)), self.points.stacks)
+            return self.text_inputs(self.pad(self._readable(self.tokenize(x))))
         if isinstance(x, Mapping):
             return {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in x.items()}
         if isinstance(x, Tensor):
@@ -189,7 +198,17 @@ class Model:
             f"{type(x).__name__}."
         )
 
-    def text_inputs(self, padded: dict[str, Tensor], stacks: Any = ()) -> dict[str, Tensor]:
+    def _readable(self, ids: list[list[int]]) -> list[list[int]]:
+        """The ids again, if the model can read them: some token, and no more than it takes."""
+        limit = self.max_length
+        for row in ids:
+            if not row:
+                raise DataError(f"a text without a token cannot be run through {self.spec}.")
+            if limit is not None and len(row) > limit:
+                raise DataError(f"a text has {len(row)} tokens and {self.spec} takes {limit}.")
+        return ids
+
+    def text_inputs(self, padded: dict[str, Tensor]) -> dict[str, Tensor]:
         """Padded ids with what else the forward needs: an encoder-decoder gets a start token."""
         taken = list(inspect.signature(self.module.forward).parameters.values())
         if not any(p.name == "attention_mask" or p.kind is p.VAR_KEYWORD for p in taken):
@@ -222,7 +241,7 @@ class Model:
         module: Any = getattr(self.module, "original_model", self.module)
         if not hasattr(module, "generate") or self.tokenizer is None:
             raise ModelError(f"{self.spec} is no language model that generates text.")
-        encoded = self.pad(self.tokenize([prompt]))
+        encoded = self.pad(self._readable(self.tokenize([prompt])))
         kwargs.setdefault("do_sample", False)
         kwargs.setdefault("pad_token_id", self.tokenizer.pad_token_id or 0)
         with torch.no_grad():

@@ -6,11 +6,13 @@ seconds, hashes) and ``report.html``.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "find_run", "plain", "read_results", "versions", "write_bytes", "write_text"]
 
+LEFT = re.compile(r"\.(config|manifest|metrics|report)\.(json|html)\.\d+\.tmp")
 PACKAGES = ("interp", "torch", "transformers", "scikit-learn", "numpy", "plotly", "safetensors")
 
 
@@ -47,7 +50,8 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}.") from error
+        advice = "; free some space and use --resume" if error.errno == errno.ENOSPC else ""
+        raise StoreError(f"cannot write {path}: {error.strerror or error}{advice}.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -97,6 +101,10 @@ def find_run(path: str | Path, *, resume: bool, force: bool) -> dict[str, Any] |
     path = Path(path)
     if path.is_file():
         raise StoreError(f"{path} is a file; --out takes a folder.")
+    if path.is_dir():
+        for left in path.glob(".*.tmp"):  # what a killed write left beside its name
+            if LEFT.fullmatch(left.name):
+                left.unlink(missing_ok=True)
     if not path.is_dir() or not any(path.iterdir()):
         return None
     try:
@@ -180,7 +188,7 @@ class Run:
     def _result(self, kind: str, name: str) -> Path:
         return self.path / "results" / f"{kind}.{_slug(name)}.json"
 
-    def finish(self, hashes: Mapping[str, str] | None = None) -> None:
+    def finish(self) -> None:
         """Write ``metrics.json`` and the manifest; the run is then whole."""
         write_text(self.path / "metrics.json", _json(metrics(self.results)))
         manifest = {
@@ -189,7 +197,6 @@ class Run:
             "versions": versions(),
             "platform": platform.platform(),
             "seconds": round(time.time() - self.started, 2),
-            "hashes": dict(hashes or {}),
         }
         write_text(self.path / "manifest.json", _json(manifest))
 

@@ -8,6 +8,7 @@ A store folder holds ``manifest.json``, ``rows.parquet`` (the columns kept from 
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ActivationStore", "Matrix"]
 
 FORMAT = 1
+SHARD_NAME = r"shard-\d{5,}\.safetensors"
 SAFETENSORS: dict[str, tuple[torch.dtype, str]] = {
     "F16": (torch.float16, "<f2"),
     "BF16": (torch.bfloat16, "<i2"),
@@ -364,6 +366,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise StoreError(f"the store {path} has format {version}; this interp reads {FORMAT}.")
     return manifest
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder holds an activation store, whole or cut short, and nothing else."""
+    ours = ("manifest.json", "rows.parquet")
+    names = {p.name for p in path.iterdir()}
+    foreign = {n for n in names if n not in ours and not re.fullmatch(SHARD_NAME, n)}
+    if foreign or "manifest.json" not in names:
+        return False
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return len(names) > 1  # a damaged manifest beside shards or rows
+    return isinstance(manifest, dict) and "hookpoints" in manifest and "format" in manifest
 
 
 def _inside(name: str) -> str:

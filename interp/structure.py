@@ -45,7 +45,9 @@ class HookPoint:
     stack : the stack of blocks it belongs to, such as ``"encoder"``; empty where there is one.
     layer : index of the block, or None.
     d_head : width of a head where the tensor is split into heads, else None.
-    channels_first : a 1-d convolution's [n, channels, length].
+    axis : which axis of a 3-d or 4-d tensor holds the units: ``"first"`` after the rows (1-d
+        convolutions), ``"last"`` (linear layers and layer norms), or empty for the common case:
+        the last of [n, t, d], the first of a feature map [n, c, h, w].
     """
 
     name: str
@@ -54,7 +56,7 @@ class HookPoint:
     stack: str = ""
     layer: int | None = None
     d_head: int | None = field(default=None, compare=False)
-    channels_first: bool = field(default=False, compare=False)
+    axis: Literal["", "first", "last"] = field(default="", compare=False)
 
     @property
     def place(self) -> str:

@@ -47,6 +47,10 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where a failure comes from.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No notes and bars on stderr.")] = False,
 ) -> None:
     """Look inside a trained network."""
 
@@ -54,7 +58,7 @@ def _main(
 def main() -> None:
     """Entry point of ``interp`` and ``python -m interp``."""
     for flag, name in (("--debug", "debug"), ("--quiet", "quiet")):
-        if flag in sys.argv[1:]:  # allowed before and after the command
+        if flag in sys.argv[1:]:  # the options above, allowed after the command too
             sys.argv.remove(flag)
             setattr(State, name, True)
     app()

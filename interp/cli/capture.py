@@ -1,7 +1,7 @@
 """``interp capture``: activations of a data set into a store."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -50,7 +50,9 @@ def run(
         "label_column": label_column,
         "group_column": group_column,
     }
-    work = Capture(loaded, data, wanted, _pool(pool), batch_size, store_dtype, max_length, columns)
+    work = Capture(
+        loaded, data, wanted, cast(Any, pool), batch_size, store_dtype, max_length, columns
+    )
     for line in work.data.notes:
         note(f"{work.data.name}: {line}")
     if dry_run:
@@ -85,7 +87,3 @@ def size(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1000
     return f"{n:.1f} TB"
-
-
-def _pool(value: str) -> Any:
-    return value  # checked by Capture, whose sentence names the choices

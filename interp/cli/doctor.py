@@ -7,6 +7,7 @@ import typer
 
 from interp.cli import options as o
 from interp.cli.shell import emit, table
+from interp.errors import ModelError
 
 
 def run(
@@ -41,7 +42,10 @@ def run(
 
         loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
         found["model"] = loaded.identity()
-        found["certificate"] = certify(loaded)
+        try:
+            found["certificate"] = certify(loaded)
+        except ModelError as error:  # nothing to pad: the versions are still worth having
+            found["certificate"], found["reason"] = None, str(error)
     if as_json:
         emit(found)
         return
@@ -51,6 +55,9 @@ def run(
     table("", ["what", "found"], rows)
     if model is not None:
         certificate = found["certificate"]
+        if certificate is None:
+            typer.echo(f"\nno certificate: {found['reason']}")
+            return
         typer.echo(f"\nbatch invariance of {model} ({certificate['dtype']})")
         columns = ["hook point", "right padding", "left padding"]
         worst = certificate["deviation"]

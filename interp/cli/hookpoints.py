@@ -31,7 +31,7 @@ def run(
         names = {p.name: p.place for p in loaded.resolve(match)}
         found = {(r["alias"], r["name"]): r for r in rows} | {("", r["name"]): r for r in rows}
         rows = [
-            found.get((name, place)) or {**found["", place], "alias": name}
+            found.get((name, place)) or {**found["", place.removesuffix(":in")], "name": place}
             for name, place in names.items()
         ]
     elif roles:

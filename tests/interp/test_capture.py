@@ -1,5 +1,6 @@
 """Capture: the right numbers in the right rows, nothing else computed, nothing half-written."""
 
+import copy
 import gc
 import json
 import os
@@ -707,3 +708,52 @@ def test_a_real_network_of_images(real):
         store[names[0]][:], acts[names[0]].mean((2, 3)), atol=1e-4, rtol=1e-3
     )
     assert time.perf_counter() - start < 60
+
+
+class Rows(torch.nn.Module):
+    """A linear layer on [b, h, w, c], as in models that keep channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = torch.nn.Linear(3, 5)
+        self.table = torch.nn.Embedding(4, 5)
+
+    def forward(self, x):
+        return self.mix(x).mean((1, 2)) + self.table(torch.arange(4)).mean(0)
+
+
+def test_a_linear_layer_on_a_feature_map_keeps_its_channels_last():
+    model, x = Rows(), torch.randn(6, 4, 7, 3)
+    store = interp.capture(model, x, ["mix", "mix:in"], pool="mean")
+    with torch.no_grad():
+        expected = model.mix(x).mean((1, 2))
+    assert torch.allclose(store["mix"][:], expected, atol=1e-6)
+    assert store["mix:in"].shape == (6, 3)
+    conv = torch.nn.Sequential(torch.nn.Conv2d(4, 5, 1))  # the arm that is channels first
+    assert interp.capture(conv, x, "0", pool="mean")["0"].shape == (6, 5)
+
+
+def test_a_hook_point_without_a_row_for_each_input_is_named():
+    with pytest.raises(ShapeError, match="table holds 4 rows for 1 inputs"):
+        interp.capture(Rows(), torch.randn(6, 4, 7, 3), "table", pool="mean")
+
+
+def test_a_model_that_changed_is_looked_at_again(tiny, texts, tokenizer):
+    model = interp.load(copy.deepcopy(tiny("gpt2")), tokenizer=tokenizer())
+    first = interp.capture(model, texts, "resid_post.0")
+    before = model.fingerprint
+    with torch.no_grad():
+        model.module.transformer.h[0].mlp.c_fc.weight[3, 5] += 1e-3
+    assert model.fingerprint != before  # one weight of one neuron
+    model.module.to(torch.float64)
+    second = interp.capture(model, texts, "resid_post.0")
+    assert first["resid_post.0"].dtype == torch.float32
+    assert second["resid_post.0"][:].dtype == second["resid_post.0"].dtype == torch.float64
+
+
+def test_force_does_not_take_a_foreign_folder(tiny, texts, tokenizer, tmp_path):
+    model = interp.load(tiny("gpt2"), tokenizer=tokenizer())
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(StoreError, match="no activation store"):
+        interp.capture(model, texts, "embed", out=tmp_path, force=True)
+    assert "web page" in (tmp_path / "manifest.json").read_text()

@@ -264,7 +264,8 @@ def test_doctor_says_where_left_padding_differs(folder):
     assert any(v > 1 for v in roberta["deviation"]["left"].values())  # its table starts at 2
     done = invoke("doctor", folder("gpt2"))
     assert "right padding: exact within rounding; capture pads on this side." in done.stdout
-    assert "no padding to certify" in failed(1, "doctor", folder("vit"))
+    nothing = invoke("doctor", folder("vit"))  # the versions are still worth having
+    assert nothing.exit_code == 0 and "no padding to certify" in nothing.stdout
 
 
 @pytest.mark.parametrize("kind", ["toml", "json"])

@@ -303,3 +303,19 @@ def test_the_real_files(real):
     assert interp.read(real / "cities.csv", group_column="city").group == "city"
     assert interp.read(real / "sentiment.csv").kind == "text"
     assert len(interp.read(real / "coin_flip.jsonl")) > 10
+
+
+def test_fields_that_the_header_does_not_name_are_refused(tmp_path):
+    shifted = tmp_path / "shifted.csv"
+    shifted.write_text("text,label\n" + "hello, world,1\n" * 4)
+    with pytest.raises(DataError, match="more fields than the header"):
+        interp.read(shifted)
+    quoted = tmp_path / "quoted.csv"
+    quoted.write_text("text,label\n" + '"hello, world",1\n' * 4)
+    assert interp.read(quoted).inputs == ["hello, world"] * 4
+
+
+def test_two_columns_of_one_name_are_refused():
+    table = pd.DataFrame([["a", 1, 2]], columns=["text", "label", "label"])
+    with pytest.raises(DataError, match="two columns named 'label'"):
+        interp.read(table)

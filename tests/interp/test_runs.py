@@ -28,7 +28,7 @@ def finished(path, seed=0, **how):
     run = Run(path, "probe", {**OPTIONS, "seed": seed}, **how)
     run.add(Count(name="b/../c", n=3, value=2.5))
     run.add(Count(name="a", n=3, value=float("nan")))
-    run.finish({"data": "0123"})
+    run.finish()
     return run
 
 
