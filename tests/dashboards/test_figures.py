@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dashboards import figure, heatmap
-from dashboards.figures import COLOURS, CONFIG, FIGURES, PARTNERS, SCALE
+from dashboards.figures import FIGURES
+from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE
 from interp.errors import ParameterError
 from interp.results import Result
 

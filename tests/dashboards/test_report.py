@@ -153,7 +153,7 @@ def test_a_page_is_cut_to_its_budget_and_says_what_is_gone(six):
 
 
 def test_long_tables_are_cut_and_say_so(depth, monkeypatch):
-    monkeypatch.setattr("dashboards.report.ROWS", 10)
+    monkeypatch.setattr("dashboards.tables.ROWS", 10)
     layers = tuple(f"resid_post.{i}" for i in range(80))
     text = Report([depth(f"set.c{i}", hookpoints=layers) for i in range(25)]).html()
     assert "15 more are not shown" in text
