@@ -1,37 +1,84 @@
-"""Concept depth as figures: accuracy by depth, and concept by depth."""
+"""Concept depth as a figure: accuracy by depth, the controls it must beat, and its points."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from dashboards.html import label
-from dashboards.style import (
-    ON_DEEP,
-    ON_PALE,
-    SCALE,
-    Plot,
-    band,
-    depth_axis,
-    f32,
-    house,
-    least,
-    light,
-    most,
-)
-from interp.errors import ParameterError
-from interp.results import Result
+from dashboards.style import Plot, band, depth_axis, f32, house, least, light, most
 from probes.depth import ConceptDepth
 
-__all__ = ["depth_alt", "depth_curve", "heatmap", "heatmap_alt"]
+__all__ = ["POINTS", "Point", "curve_of", "depth_alt", "depth_curve", "interval_of"]
 
-NUMBERS = 600
-"""Cells of a heat map beyond which no numbers are printed in it."""
+
+@dataclass(frozen=True)
+class Point:
+    """A depth that is one number, and how it is drawn.
+
+    ``name`` is what the legend says, ``field`` the attribute with the fraction and ``at`` the one
+    with the hook point. Sizes differ, so that points in one place are all seen.
+    """
+
+    name: str
+    field: str
+    at: str
+    symbol: str
+    size: int
+    rank: int
+
+
+POINTS = (
+    Point("onset", "onset_depth", "onset_hookpoint", "diamond", 19, 7),
+    Point("converging", "converging_point", "converging_hookpoint", "square", 13, 9),
+    Point("jump", "jump_point", "jump_hookpoint", "triangle-up", 9, 8),
+)
+"""The points of a depth curve, in the order they are drawn."""
+
+
+@dataclass(frozen=True)
+class _Control:
+    """A curve that the probe must beat; ``shown`` is False where only the legend offers it."""
+
+    field: str
+    name: str
+    colour: str
+    dash: str
+    symbol: str
+    rank: int
+    shown: bool = True
+
+
+CONTROLS = (
+    _Control("random_features", "random features", "features", "2px,5px", "cross-thin", 6, False),
+    _Control("random_model", "random-initialised model", "untrained", "dashdot", "circle-open", 3),
+    _Control("shuffled", "shuffled labels", "shuffled", "dot", "x-thin", 5),
+)
+"""The controls that are curves, in the order they are drawn. Random features say least: where a
+random-initialised model is there it is the harder one to beat."""
+
+
+def curve_of(result: ConceptDepth, name: str) -> np.ndarray | None:
+    """A curve of the result, or None where it is absent or undefined at every hook point."""
+    values = getattr(result, name, None)
+    if values is None or not np.isfinite(np.asarray(values, dtype=float)).any():
+        return None
+    return np.asarray(values)
+
+
+def interval_of(result: ConceptDepth, name: str) -> tuple[float, float] | None:
+    """The interval of a point such as ``"onset"``, as fractions of depth, or None."""
+    bounds = [getattr(result, f"{name}_{end}", None) for end in ("low", "high")]
+    if any(b is None or not math.isfinite(b) for b in bounds):
+        return None
+    return float(bounds[0]), float(bounds[1])
 
 
 def depth_curve(result: ConceptDepth) -> Plot:
-    """Accuracy by depth with its 95 % interval, the controls, and the jump and converging points.
+    """Accuracy by depth with its 95 % interval, the controls, and onset, jump and convergence.
+
+    What the result does not hold is not drawn; random features are drawn from the legend.
 
     Parameters
     ----------
@@ -39,39 +86,23 @@ def depth_curve(result: ConceptDepth) -> Plot:
     """
     x = np.arange(len(result.hookpoints), dtype=np.float32)
     fig = Plot()
-    shuffled = bool(np.isfinite(result.shuffled).any())
-    if shuffled:
-        band(fig, x, result.shuffled_low, result.shuffled_high, "shuffled band")
-    band(fig, x, result.accuracy_low, result.accuracy_high, "curve band")
-    if shuffled:
-        fig.add_scatter(
-            x=x,
-            y=f32(result.shuffled),
-            name="shuffled labels",
-            legendrank=4,
-            mode="lines+markers",
-            line={"color": light("shuffled"), "width": 1.6, "dash": "dot"},
-            marker={
-                "symbol": "x-thin",
-                "size": 7,
-                "line": {"width": 1.6, "color": light("shuffled")},
-            },
-            hovertemplate="%{y:.3f}",
-        )
-    for name, value, dash in (
-        ("majority", result.majority, "dash"),
-        ("bag", result.bag_of_words, "longdashdot"),
+    for control in CONTROLS:
+        _control(fig, x, result, control)
+    for name, value, dash, said, rank in (
+        ("majority", result.majority, "dash", "majority class", 4),
+        ("bag", result.bag_of_words, "longdashdot", "bag of words", 2),
     ):
         if value is not None and math.isfinite(value):
             fig.add_scatter(
                 x=x,
                 y=np.full(len(x), value, dtype=np.float32),
-                name={"majority": "majority class", "bag": "bag of words"}[name],
-                legendrank={"majority": 3, "bag": 2}[name],
+                name=said,
+                legendrank=rank,
                 mode="lines",
                 line={"color": light(name), "width": 1.8, "dash": dash},
                 hovertemplate="%{y:.3f}",
             )
+    band(fig, x, result.accuracy_low, result.accuracy_high, "curve band")
     bounds = np.stack([f32(result.accuracy_low), f32(result.accuracy_high)], axis=1)
     fig.add_scatter(
         x=x,
@@ -96,88 +127,14 @@ def depth_curve(result: ConceptDepth) -> Plot:
     )
     # Plotly knows only the number of x in this title, which is not the layer's: the row names it.
     fig.update_xaxes(unifiedhovertitle_text="accuracy")
-    fig.update_layout(hovermode="x unified", height=430)
-    return fig
-
-
-def heatmap(
-    results: Sequence[Result], value: Literal["accuracy", "selectivity"] = "accuracy"
-) -> Plot:
-    """Concept by depth: one row a result, one column a hook point, the peak of each row in bold.
-
-    Parameters
-    ----------
-    results : of `probes.concept_depth`, all over the same hook points in the same order.
-    value : ``"accuracy"``, or ``"selectivity"`` (accuracy less that on shuffled labels).
-
-    Raises
-    ------
-    ParameterError
-        There are no results, they are of another kind, or their hook points differ.
-    """
-    depths = [r for r in results if isinstance(r, ConceptDepth)]
-    if not depths or len(depths) < len(results):
-        raise ParameterError("heatmap draws one or more results of concept_depth and no others.")
-    if len({r.hookpoints for r in depths}) > 1:
-        raise ParameterError(
-            "heatmap draws results over the same hook points, and these differ; draw one for each "
-            "model."
-        )
-    if value not in ("accuracy", "selectivity"):
-        raise ParameterError(f"heatmap shows accuracy or selectivity, and got {value!r}.")
-    z = np.stack([f32(getattr(r, value)) for r in depths])
-    x = np.arange(z.shape[1], dtype=np.float32)
-    y = np.arange(z.shape[0], dtype=np.float32)
-    low, high = (0.0, 1.0) if value == "accuracy" else (min(0.0, least(z)), max(most(z), 0.1))
-    if value == "accuracy":
-        low = min(0.5, math.floor(least(z) * 10) / 10)
-    fig = Plot()
-    fig.add_heatmap(
-        x=x,
-        y=y,
-        z=z,
-        zmin=low,
-        zmax=high,
-        xgap=1.5,
-        ygap=1.5,
-        colorscale=[[i / (len(SCALE) - 1), colour] for i, colour in enumerate(SCALE)],
-        colorbar={
-            "title": {
-                "text": value,
-                "side": "right",
-                "font": {"size": 13, "color": light("soft")},
-            },
-            "thickness": 11,
-            "outlinewidth": 0,
-        },
-        hovertemplate="%{y} at %{x}: %{z:.3f}<extra></extra>",
-    )
-    if z.size <= NUMBERS:
-        full = [[label(h) for h in depths[0].hookpoints]] * len(depths)
-        fig.data[0].update(
-            customdata=full, hovertemplate="%{y} at %{customdata}: %{z:.3f}<extra></extra>"
-        )
-        _print_numbers(fig, z, low, high)
-    names = [label(r.name, 34) for r in depths]
-    title = {"accuracy": "Accuracy by concept and depth", "selectivity": "Selectivity by depth"}
-    house(fig, title[value], alt=heatmap_alt(depths, value))
-    depth_axis(fig, depths[0].hookpoints)
-    fig.update_xaxes(showgrid=False, showline=False, ticks="")
-    fig.update_yaxes(
-        tickmode="array",
-        tickvals=y,
-        ticktext=names,
-        range=[len(depths) - 0.5, -0.5],
-        showgrid=False,
-        showline=False,
-        ticks="",
-    )
-    fig.update_layout(height=150 + 34 * min(len(depths), 60), hovermode="closest")
+    entries = sum(t.showlegend is not False for t in fig.data)
+    # A phone fits two entries of the legend in a row: the picture keeps its height under more.
+    fig.update_layout(hovermode="x unified", height=430 + 22 * max(0, math.ceil(entries / 2) - 3))
     return fig
 
 
 def depth_alt(result: ConceptDepth) -> str:
-    """The curve in words: where it starts, peaks and ends, its controls and its two points."""
+    """The curve in words: where it starts, peaks and ends, its controls and its points."""
     curve, names = result.accuracy, result.hookpoints
     known = [i for i in range(len(names)) if math.isfinite(curve[i])]
     if not known:
@@ -197,96 +154,116 @@ def depth_alt(result: ConceptDepth) -> str:
     for name, value in (("majority", result.majority), ("bag of words", result.bag_of_words)):
         if value is not None and math.isfinite(value):
             parts.append(f"{name} {value:.2f}")
-    if np.isfinite(result.shuffled).any():
-        parts.append(f"shuffled labels {least(result.shuffled):.2f} to {most(result.shuffled):.2f}")
-    for name, at in (("jump", result.jump_hookpoint), ("convergence", result.converging_hookpoint)):
+    for control in reversed(CONTROLS):
+        values = curve_of(result, control.field)
+        if values is not None:
+            parts.append(f"{control.name} {least(values):.2f} to {most(values):.2f}")
+    for name, point in (("jump", "jump"), ("convergence", "converging"), ("onset", "onset")):
+        at = getattr(result, f"{point}_hookpoint", None)
         if at is not None:
             parts.append(f"{name} at {at}")
+    ends = interval_of(result, "onset")
+    if ends is not None:
+        parts[-1] += f" (95 % interval of its depth {ends[0]:.2f} to {ends[1]:.2f})"
     return f"{text}; {', '.join(parts)}." if parts else f"{text}."
 
 
-def heatmap_alt(results: Sequence[ConceptDepth], value: str = "accuracy") -> str:
-    """The heat map in words: the peak of each concept, for at most twelve of them."""
-    peaks = []
-    for r in results[:12]:
-        curve = getattr(r, value)
-        if np.isfinite(curve).any():
-            i = int(np.nanargmax(curve))
-            peaks.append(f"{r.name} {curve[i]:.2f} at {r.hookpoints[i]}")
-        else:
-            peaks.append(f"{r.name} undefined")
-    more = f", and {len(results) - 12} more in the table" if len(results) > 12 else ""
-    return f"Highest {value} of each concept: {'; '.join(peaks)}{more}."
-
-
-def _print_numbers(fig: Plot, z: np.ndarray, low: float, high: float) -> None:
-    """Two decimals in each cell, the first peak of each row in bold."""
-    rows, columns = np.indices(z.shape)
-    texts, colours = [], []
-    for row in z:
-        peak = int(np.nanargmax(row)) if np.isfinite(row).any() else -1
-        for i, value in enumerate(row):
-            text = f"{value:.2f}" if math.isfinite(value) else "—"
-            texts.append(f"<b>{text}</b>" if i == peak else text)
-            colours.append(ON_DEEP if (value - low) / (high - low) >= 0.5 else ON_PALE)
+def _control(fig: Plot, x: np.ndarray, result: ConceptDepth, control: _Control) -> None:
+    """One control with its band, which the legend hides and shows together."""
+    values = curve_of(result, control.field)
+    if values is None:
+        return
+    shown: Any = True if control.shown else "legendonly"
+    ends = [curve_of(result, f"{control.field}_{end}") for end in ("low", "high")]
+    if ends[0] is not None and ends[1] is not None:
+        band(fig, x, ends[0], ends[1], f"{control.colour} band", group=control.field, visible=shown)
+    colour = light(control.colour)
     fig.add_scatter(
-        x=f32(columns.ravel()),
-        y=f32(rows.ravel()),
-        mode="text",
-        text=texts,
-        textfont={"size": 12, "color": colours},
-        hoverinfo="skip",
-        showlegend=False,
+        x=x,
+        y=f32(values),
+        name=control.name,
+        legendgroup=control.field,
+        legendrank=control.rank,
+        visible=shown,
+        mode="lines+markers",
+        line={"color": colour, "width": 1.6, "dash": control.dash},
+        marker={
+            "symbol": control.symbol,
+            "size": 7,
+            "color": colour,
+            "line": {"width": 1.6, "color": colour},
+        },
+        hovertemplate="%{y:.3f}",
     )
 
 
 def _accuracy_range(result: ConceptDepth) -> list[float]:
     """The least of all that is drawn, less a little, up to just above 1."""
-    values = [result.accuracy_low, result.accuracy, result.shuffled, result.shuffled_low]
-    values += [[v] for v in (result.majority, result.bag_of_words) if v is not None]
-    lowest = least(np.concatenate([f32(v).ravel() for v in values]))
-    return [max(0.0, math.floor((lowest - 0.03) * 20) / 20), 1.03]
+    values: list[Any] = [result.accuracy_low, result.accuracy]
+    for control in CONTROLS:
+        values += [curve_of(result, f"{control.field}{end}") for end in ("", "_low")]
+    values += [result.majority, result.bag_of_words]
+    drawn = [f32(v).ravel() for v in values if v is not None]
+    return [max(0.0, math.floor((least(np.concatenate(drawn)) - 0.03) * 20) / 20), 1.03]
 
 
 def _marks(fig: Plot, result: ConceptDepth) -> None:
-    """Mark the jump and converging points on the curve, each with a labelled line to the axis."""
+    """Mark each point on the curve, with a labelled line to the axis and its interval."""
     wide = len(result.hookpoints) - 1
-    taken: float | None = None
-    for name, point, hookpoint, symbol, rank in (
-        ("jump", result.jump_point, result.jump_hookpoint, "triangle-up", 5),
-        ("converging", result.converging_point, result.converging_hookpoint, "square", 6),
-    ):
-        if point is None or hookpoint is None:
+    heights = {1.0: [], 0.0: [], 0.07: []}  # of labels, as a share of the picture's height
+    for point in POINTS:
+        value, hookpoint = getattr(result, point.field, None), getattr(result, point.at, None)
+        if value is None or hookpoint not in result.hookpoints:
             continue
         at = result.hookpoints.index(hookpoint)
         fig.add_scatter(
             x=f32([at]),
             y=f32([result.accuracy[at]]),
-            name=f"{name} point",
-            legendrank=rank,
+            name=f"{point.name} point" if point.name != "onset" else "onset",
+            legendrank=point.rank,
             mode="markers",
             marker={
-                "symbol": symbol,
-                "size": 13,
+                "symbol": point.symbol,
+                "size": point.size,
                 "color": light("paper"),
-                "line": {"width": 2.4, "color": light("curve")},
+                "line": {"width": 2.2, "color": light("curve")},
             },
+            error_x=_error(result, point, at),
             hoverinfo="skip",
         )
-        # Two labels side by side would overlap on a phone: the second then goes to the foot.
-        crowded = taken is not None and abs(at - taken) < 0.5 * wide
-        taken = at
+        # Labels side by side would overlap on a phone: each takes the first height that is free.
+        free = [h for h, taken in heights.items() if all(abs(at - t) >= 0.5 * wide for t in taken)]
+        height = free[0] if free else 0.07
+        heights[height].append(at)
         fig.add_vline(
             x=at,
             line={"width": 1, "dash": "2px,3px", "color": light("soft")},
             layer="below",
             annotation={
-                "text": f"{name} {point:.2f}",
+                "text": f"{point.name} {value:.2f}",
                 "yref": "paper",
-                "y": 0.0 if crowded else 1.0,
+                "y": height,
                 "yanchor": "bottom",
                 "xanchor": "right" if at > wide / 2 else "left",
                 "showarrow": False,
                 "font": {"size": 12, "color": light("soft")},
             },
         )
+
+
+def _error(result: ConceptDepth, point: Point, at: int) -> dict[str, Any] | None:
+    """The interval of a point along the axis of hook points; depths count layers from 0."""
+    ends = interval_of(result, point.name)
+    if ends is None or not result.layers:
+        return None
+    last = len(result.layers) - 1
+    low, high = (result.layers[min(max(round(e * (last + 1)), 0), last)] for e in ends)
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": f32([max(high - at, 0)]),
+        "arrayminus": f32([max(at - low, 0)]),
+        "color": light("curve"),
+        "thickness": 1.6,
+        "width": 6,
+    }

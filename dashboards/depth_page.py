@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dashboards import html, tables
-from dashboards.depth import heatmap
+from dashboards.compare import heatmap
 from interp.results import Result
 from probes.depth import ConceptDepth
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dashboards.depth import depth_curve, heatmap
+from dashboards.compare import compare, depth_points, heatmap, series
+from dashboards.depth import depth_curve
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from interp.errors import ParameterError
 from interp.results import Result
@@ -17,7 +18,9 @@ def figure(result: Result | Sequence[Result]) -> Plot:
 
     Parameters
     ----------
-    result : a result of a kind in `FIGURES`, or several of concept depth over the same hook points.
+    result : a result of a kind in `FIGURES`, or several of concept depth: concepts of one model
+        over the same hook points (a heat map), one concept in several models (a line each), or
+        several concepts in several models (a dot a point).
 
     Returns
     -------
@@ -30,7 +33,10 @@ def figure(result: Result | Sequence[Result]) -> Plot:
         No figure is known for this type, or the results cannot be drawn together.
     """
     if isinstance(result, Sequence):
-        return heatmap(result)
+        depths = [r for r in result if isinstance(r, ConceptDepth)]
+        if len(depths) < len(result) or len(set(series(depths))) < 2:
+            return heatmap(result)
+        return compare(depths) if len({r.name for r in depths}) == 1 else depth_points(depths)
     for known in type(result).__mro__:
         if known in FIGURES:
             return FIGURES[known](result)

@@ -47,9 +47,15 @@ COLOURS: dict[str, tuple[str, str]] = {
     "curve": ("#0b62a8", "#63b3f0"),
     "curve band": ("rgba(11,98,168,0.16)", "rgba(99,179,240,0.22)"),
     "bag": ("#b4530b", "#eda24e"),
+    "bag band": ("rgba(180,83,11,0.13)", "rgba(237,162,78,0.18)"),
     "shuffled": ("#8b3f80", "#d990cc"),
     "shuffled band": ("rgba(139,63,128,0.13)", "rgba(217,144,204,0.18)"),
     "majority": ("#5d656e", "#9aa4ae"),
+    "majority band": ("rgba(93,101,110,0.13)", "rgba(154,164,174,0.18)"),
+    "untrained": ("#00735a", "#4cc3a2"),
+    "untrained band": ("rgba(0,115,90,0.13)", "rgba(76,195,162,0.18)"),
+    "features": ("#7a6400", "#cdb44a"),
+    "features band": ("rgba(122,100,0,0.13)", "rgba(205,180,74,0.18)"),
 }
 """Name -> (light, dark)."""
 
@@ -128,8 +134,17 @@ def most(values: np.ndarray) -> float:
     return float(finite.max()) if finite.size else 1.0
 
 
-def band(fig: Plot, x: np.ndarray, low: Any, high: Any, colour: str) -> None:
-    """A filled interval; undefined hook points are left out."""
+def band(
+    fig: Plot,
+    x: np.ndarray,
+    low: Any,
+    high: Any,
+    colour: str,
+    *,
+    group: str | None = None,
+    visible: Any = True,
+) -> None:
+    """A filled interval; undefined hook points are left out. The legend hides a group as one."""
     low, high = f32(low), f32(high)
     known = np.isfinite(low) & np.isfinite(high)
     fig.add_scatter(
@@ -141,6 +156,8 @@ def band(fig: Plot, x: np.ndarray, low: Any, high: Any, colour: str) -> None:
         fillcolor=light(colour),
         hoverinfo="skip",
         showlegend=False,
+        legendgroup=group,
+        visible=visible,
     )
 
 

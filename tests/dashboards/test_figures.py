@@ -34,7 +34,7 @@ def test_the_points_stand_where_the_result_puts_them(depth):
     fig = figure(depth())
     assert list(trace(fig, "jump point").x) == [2]
     assert list(trace(fig, "converging point").x) == [4]
-    assert [a.text for a in fig.layout.annotations] == ["jump 0.33", "converging 0.67"]
+    assert {a.text for a in fig.layout.annotations} == {"jump 0.33", "converging 0.67"}
     names = [t.name for t in figure(depth(jump_point=None, converging_point=None)).data]
     assert "jump point" not in names and "converging point" not in names
 
