@@ -3,12 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dashboards.compare import compare, depth_points, heatmap, series
+from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
+from dashboards.effects import lens_bars, shifts, steering_curve
+from dashboards.heat import heatmap
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from interp.errors import ParameterError
 from interp.results import Result
 from probes.depth import ConceptDepth
+from probes.perturb import Perturbed
+from probes.steering import LogitLens, Steering
 
 __all__ = ["COLOURS", "CONFIG", "FIGURES", "PARTNERS", "SCALE", "Plot", "figure"]
 
@@ -46,5 +50,10 @@ def figure(result: Result | Sequence[Result]) -> Plot:
     )
 
 
-FIGURES: dict[type[Result], Callable[[Any], Plot]] = {ConceptDepth: depth_curve}
+FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
+    ConceptDepth: depth_curve,
+    Perturbed: shifts,
+    Steering: steering_curve,
+    LogitLens: lens_bars,
+}
 """Result type -> what draws it; subclasses are drawn as their base."""

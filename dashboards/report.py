@@ -1,17 +1,22 @@
 """Results as one page: a file that opens from disk, alone, with no network."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import plotly.offline
 
 from dashboards import depth_page, html, tables
+from dashboards.compare import series
+from dashboards.effects import perturbed_reading, steering_reading
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from interp.errors import ParameterError
 from interp.results import Result
 from interp.runs import write_text
 from probes.depth import ConceptDepth
+from probes.perturb import Perturbed
+from probes.steering import Steering
 
 __all__ = ["Report", "summary_html"]
 
@@ -20,6 +25,14 @@ BUDGET = 8_000_000
 NARROW = 600
 """Width in px below which figures use smaller type."""
 SUMMARY_BYTES = 200_000
+KINDS = {"perturbation": "perturbations", "steering": "steering", "logit_lens": "logit lens"}
+"""Kinds of result in words, for headings."""
+READING: dict[type[Result], Callable[[Any], str]] = {
+    ConceptDepth: depth_page.reading,
+    Perturbed: perturbed_reading,
+    Steering: steering_reading,
+}
+"""Result type -> what helps to read its figure."""
 
 
 class Report:
@@ -71,11 +84,17 @@ class Report:
         """The page, which states its own size."""
         library, style, script = plotly.offline.get_plotlyjs(), _asset("css"), _asset("js")
         fixed = len(library.encode()) + len(style.encode()) + len(script.encode())
-        overview = [*_overview(self.results), *depth_page.heatmaps(self.results)]
+        overview = [
+            *_overview(self.results),
+            *depth_page.points(self.results),
+            *depth_page.heatmaps(self.results),
+        ]
+        models = depth_page.models(self.results)
         provenance = _provenance(self.results, self.command)
-        room = self.budget - fixed - 20_000 - _bytes(overview) - _bytes(provenance)
+        room = self.budget - fixed - 20_000 - _bytes([*overview, *models, provenance])
         sections, cuts = _sections(self.results, room)
-        parts = (html.Section("Overview", tuple(overview), id="overview"), *sections, provenance)
+        first = html.Section("Overview", tuple(overview), id="overview")
+        parts = (first, *models, *sections, provenance)
 
         def page(size: int) -> str:
             return html.Page(
@@ -107,7 +126,7 @@ def _summary(results: Sequence[Result]) -> str:
     others = [r for r in results if not isinstance(r, ConceptDepth)]
     parts: list[html.Part] = []
     if depths:
-        parts.append(depth_page.headlines(depths, linked=False))
+        parts += depth_page.headlines(depths)
     for result in others[: tables.ROWS]:
         parts.append(html.Paragraph((html.Strong(result.kind), " ", html.Data(result.name))))
         parts.append(tables.frame_table(result.to_frame(), "", rows=20))
@@ -154,27 +173,17 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
     depths = [r for r in results if isinstance(r, ConceptDepth)]
     others = [r for r in results if not isinstance(r, ConceptDepth)]
     if depths:
-        parts.append(depth_page.headlines(depths, linked=True, ids=_ids(results)))
+        parts += depth_page.headlines(depths, ids=_ids(results))
         if len(depths) > tables.ROWS:
             parts.append(
                 html.Paragraph((f"{len(depths) - tables.ROWS} more are not shown.",), "note")
             )
-        parts.append(
-            html.Paragraph(
-                (
-                    "Accuracy is on rows that the probe was not fitted on; brackets hold its 95 % "
-                    "interval. Bag of words is a probe on the words alone, over the same split. "
-                    "Jump is the depth, as a fraction of the layers, at which accuracy first rises "
-                    "by a tenth in one step; converging is the depth from which every step stays "
-                    "within 3 %. In each curve the dotted line is the majority class and the dot "
-                    "is the peak.",
-                ),
-                "note",
-            )
-        )
+        parts.append(depth_page.glossary(depths))
     if others:
+        ids = _ids(results)
         rows = tuple(
-            (html.Link(r.name, _ids(results)[id(r)]), r.kind, r.n) for r in others[: tables.ROWS]
+            (html.Link(r.name, ids[id(r)]), KINDS.get(r.kind, r.kind), r.n)
+            for r in others[: tables.ROWS]
         )
         columns = (html.Column("name"), html.Column("analysis"), html.Column("n", True))
         parts.append(html.Table("Other results", columns, rows))
@@ -186,9 +195,13 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
     ids, cuts = _ids(results), []
     groups: dict[str, list[html.Part]] = {}
     left_out = 0
-    for i, result in enumerate(results):
+    titles = _titles(results)
+    concepts = tables.distinct(r.name for r in results)
+    # What was found about one concept stands together, in whatever order it was found.
+    order = sorted(range(len(results)), key=lambda i: (concepts.index(results[i].name), i))
+    for i, result in ((i, results[i]) for i in order):
         for full in (True, False):
-            part = _concept(result, ids[id(result)], f"fig{i + 1}", full=full)
+            part = _part(result, titles[i], ids[id(result)], f"fig{i + 1}", full=full)
             size = _bytes([part])
             if size <= room:
                 room -= size
@@ -208,7 +221,21 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
     return sections, cuts
 
 
-def _concept(result: Result, part_id: str, figure_id: str, *, full: bool) -> html.Section:
+def _titles(results: Sequence[Result]) -> list[str]:
+    """The heading of each result: its name, and what tells it from others of that name."""
+    depths = [r for r in results if isinstance(r, ConceptDepth)]
+    told = dict(zip(map(id, depths), series(depths), strict=True)) if depths else {}
+    models = len({tables.model(r) for r in results}) > 1
+    titles = []
+    for r in results:
+        who = told[id(r)] if id(r) in told else tables.model(r)
+        more = [] if isinstance(r, ConceptDepth) else [KINDS.get(r.kind, r.kind.replace("_", " "))]
+        more += [who] if who and (models or len(set(told.values())) > 1) else []
+        titles.append(": ".join([r.name, ", ".join(more)]) if any(more) else r.name)
+    return titles
+
+
+def _part(result: Result, title: str, part_id: str, figure_id: str, *, full: bool) -> html.Section:
     """What was found for one result: its figure, its table, its data, and warnings."""
     parts: list[html.Part] = []
     if isinstance(result, ConceptDepth):
@@ -220,22 +247,33 @@ def _concept(result: Result, part_id: str, figure_id: str, *, full: bool) -> htm
         parts.append(html.Paragraph((notice,), "warning"))
     elif drawable:
         fig = figure(result)
-        table = tables.frame_table(result.to_frame(), f"{result.name}, by hook point")
+        by = ", by hook point" if isinstance(result, ConceptDepth) else ""
+        table = tables.frame_table(result.to_frame(), f"{result.name}{by}")
         height = int(fig.layout.height or 440) - 40
         alt = fig.layout.meta["alt"]
-        parts.append(
-            html.Figure(figure_id, tables.spec(fig), alt, depth_page.reading(result), table, height)
-        )
+        parts.append(html.Figure(figure_id, tables.spec(fig), alt, _reading(result), table, height))
     else:
         parts.append(tables.frame_table(result.to_frame(), result.name))
     if isinstance(result, ConceptDepth):
-        done = html.Items(tuple(map(html.Data, (*depth_page.done(result), result.interval))))
-        parts.append(html.Details("How it was measured", (done,)))
+        done = [*depth_page.done(result), result.interval]
+    else:
+        done = [str(note) for note in getattr(result, "notes", ())]
+    if done:
+        items = html.Items(tuple(map(html.Data, done[: tables.ROWS])))
+        parts.append(html.Details("How it was measured", (items,)))
     examples = getattr(result, "examples", ())
     if full and len(examples):
         table = tables.rows_table(examples, f"First rows of the data of {result.name}")
         parts.append(html.Details("First rows of the data", (table,)))
-    return html.Section(result.name, tuple(parts), id=part_id)
+    return html.Section(title, tuple(parts), id=part_id)
+
+
+def _reading(result: Result) -> tuple[html.Cell, ...]:
+    """What the caption adds to the figure in words."""
+    for kind, read in READING.items():
+        if isinstance(result, kind):
+            return (read(result),)
+    return ()
 
 
 def _data_notes(result: Result) -> tuple[html.Part, ...]:

@@ -57,7 +57,7 @@ def test_the_upload_is_off_for_every_figure(bare, six):
     script = Path(__file__).parents[2] / "dashboards/assets/report.js"
     calls = re.findall(r"Plotly\.\w+\(.*", script.read_text())
     assert len(calls) == 1 and calls[0].endswith("settings.config);")
-    assert len(figures_of(bare)) == len(six) + 1
+    assert len(figures_of(bare)) == len(six) + 2  # and the heat map, and the points
 
 
 def test_headings_never_skip_a_level(bare):
