@@ -10,6 +10,7 @@ from probes.depth import concept_depth
 from probes.linear import LinearProbe
 from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
+from probes.scores import calibration_error
 from probes.splits import grouped_folds, leakage, released_split
 from probes.steering import LogitLens, Steering, logit_lens, steering_effect
 
@@ -20,6 +21,7 @@ __all__ = [
     "Perturbed",
     "Steering",
     "bag_of_words",
+    "calibration_error",
     "concept_depth",
     "concept_name",
     "converging_point",

@@ -175,9 +175,9 @@ def test_no_texts_no_bag_of_words():
 def test_a_random_split_through_known_groups_is_warned_of():
     store = planted(n=60, names=NAMES[:1], groups=10)
     store.manifest["data"]["group"] = "city"
-    assert "Give groups='city'." in concept_depth(store, permutations=2).notes[-1]
+    assert "Give groups='city'." in concept_depth(store, permutations=2).warnings[0]
     grouped = concept_depth(store, groups="city", permutations=2)
-    assert "Careful" not in " ".join(grouped.notes)
+    assert grouped.warnings == ()
 
 
 def test_constant_features_are_at_chance_and_noted():
@@ -186,7 +186,7 @@ def test_constant_features_are_at_chance_and_noted():
     r = concept_depth(store, permutations=2)
     assert r.accuracy[0] <= 0.55
     assert r.auc[0] == 0.5
-    assert "All rows are equal at embed" in r.notes[-1]
+    assert "All rows are equal at embed" in r.warnings[0]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
