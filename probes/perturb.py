@@ -40,6 +40,7 @@ __all__ = [
     "PERTURBATIONS",
     "Perturbation",
     "Perturbed",
+    "choose_perturbations",
     "embedding_noise",
     "noisy",
     "perturbation_effect",
@@ -214,7 +215,7 @@ def perturbation_effect(
         A kind disturbs text, and the data are no texts.
     """
     model, data = load(model), read(data)
-    chosen = _chosen(kinds, data, pool)
+    chosen = choose_perturbations(kinds, data, pool)
     columns = [labels] if isinstance(labels, str) else list(labels or data.labels)
     if not columns:
         raise DataError(f"{data.name} has no label column; name one with labels=….")
@@ -245,7 +246,8 @@ def perturbation_effect(
                 store = work.on_disk(place, resume=True, force=False)
         notes += [said] if said else []
         for column in columns:
-            depth = concept_depth(store, column, group, seed=seed, **options)
+            settings = {"random_features": False, **options}  # the clean result has that control
+            depth = concept_depth(store, column, group, seed=seed, **settings)
             if step is None:
                 depths.setdefault(column, depth)
             else:
@@ -255,7 +257,18 @@ def perturbation_effect(
     return tuple(_result(depths[c], found[c], model, data, seed, notes) for c in columns)
 
 
-def _chosen(kinds: str | Sequence[str], data: Dataset, pool: str) -> list[Perturbation]:
+def choose_perturbations(
+    kinds: str | Sequence[str], data: Dataset, pool: str = "last"
+) -> list[Perturbation]:
+    """What is asked for, each once; ``"all"`` leaves out what disturbs text where none can be.
+
+    Raises
+    ------
+    ParameterError
+        A kind is unknown, or disturbs text where each token has a row.
+    DataError
+        A kind disturbs text, and the data are no texts.
+    """
     asked = [kinds] if isinstance(kinds, str) else list(kinds)
     chosen: list[Perturbation] = []
     for spec in asked:
