@@ -255,7 +255,7 @@ def _spread(
         return None
     shifts = [1 / len(r.layers) if r.layers else 0.0 for r in rows]
     low = [a - (e[0] + s) if e else 0.0 for a, e, s in zip(at, ends, shifts, strict=True)]
-    high = [(e[1] + s) - a if e else 0.0 for a, e, s in zip(at, ends, shifts, strict=True)]
+    high = [min(e[1] + s, 1.0) - a if e else 0.0 for a, e, s in zip(at, ends, shifts, strict=True)]
     return {
         "type": "data",
         "symmetric": False,
@@ -286,7 +286,7 @@ def _compare_alt(depths: Sequence[ConceptDepth], names: Sequence[str]) -> str:
 def _points_alt(groups: dict[str, list[ConceptDepth]], names: dict[int, str], several: bool) -> str:
     said = []
     rows = [(concept, r) for concept, group in groups.items() for r in group]
-    for concept, r in rows[:12]:
+    for concept, r in rows[:6]:
         places = [
             f"{p.name} {placed(r, getattr(r, p.at, None)):.2f}"
             for p in (POINTS[0], POINTS[2], POINTS[1], PEAK)
@@ -294,5 +294,5 @@ def _points_alt(groups: dict[str, list[ConceptDepth]], names: dict[int, str], se
         ]
         who = f"{concept} in {names[id(r)]}" if several else concept
         said.append(f"{who}: {', '.join(places) or 'no point'}")
-    more = f"; and {len(rows) - 12} more in the table" if len(rows) > 12 else ""
+    more = f"; and {len(rows) - 6} more in the table" if len(rows) > 6 else ""
     return f"Depth as a fraction of the layers. {'; '.join(said)}{more}."

@@ -10,7 +10,7 @@ from dashboards.html import label
 from dashboards.style import Plot, band, depth_axis, f32, house, least, light, most
 from probes.depth import ConceptDepth
 
-__all__ = ["POINTS", "Point", "curve_of", "depth_alt", "depth_curve", "interval_of"]
+__all__ = ["POINTS", "Point", "curve_of", "depth_alt", "depth_curve", "interval_of", "range_text"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Point:
 
 
 POINTS = (
-    Point("onset", "onset_depth", "onset_hookpoint", "diamond", 19, 7),
+    Point("onset", "onset_depth", "onset_hookpoint", "diamond", 18, 7),
     Point("converging", "converging_point", "converging_hookpoint", "square", 13, 9),
-    Point("jump", "jump_point", "jump_hookpoint", "triangle-up", 9, 8),
+    Point("jump", "jump_point", "jump_hookpoint", "triangle-up", 8, 8),
 )
 """The points of a depth curve, in the order they are drawn."""
 
@@ -68,11 +68,19 @@ def curve_of(result: ConceptDepth, name: str) -> np.ndarray | None:
 
 
 def interval_of(result: ConceptDepth, name: str) -> tuple[float, float] | None:
-    """The interval of a point such as ``"onset"``, as fractions of depth, or None."""
-    bounds = [getattr(result, f"{name}_{end}", None) for end in ("low", "high")]
-    if any(b is None or not math.isfinite(b) for b in bounds):
+    """The interval of a point such as ``"onset"``, as fractions of depth, or None.
+
+    The upper end is inf where the point may lie beyond the last layer, which is nowhere.
+    """
+    low, high = (getattr(result, f"{name}_{end}", None) for end in ("low", "high"))
+    if low is None or not math.isfinite(low):
         return None
-    return float(bounds[0]), float(bounds[1])
+    return float(low), math.inf if high is None else float(high)
+
+
+def range_text(ends: tuple[float, float], joined: str = " to ") -> str:
+    """An interval of depth in words."""
+    return f"{ends[0]:.2f}{joined}" + ("none" if math.isinf(ends[1]) else f"{ends[1]:.2f}")
 
 
 def depth_curve(result: ConceptDepth) -> Plot:
@@ -116,7 +124,7 @@ def depth_curve(result: ConceptDepth) -> Plot:
         text=[label(h) for h in result.hookpoints],
         hovertemplate="%{y:.3f} at %{text} (%{customdata[0]:.3f} to %{customdata[1]:.3f})",
     )
-    _marks(fig, result)
+    rows = _marks(fig, result)
     house(fig, label(result.name), alt=depth_alt(result))
     depth_axis(fig, result.hookpoints)
     bottom, top = _accuracy_range(result)
@@ -127,9 +135,11 @@ def depth_curve(result: ConceptDepth) -> Plot:
     )
     # Plotly knows only the number of x in this title, which is not the layer's: the row names it.
     fig.update_xaxes(unifiedhovertitle_text="accuracy")
+    above = 15 * max(0, rows - 1)
     entries = sum(t.showlegend is not False for t in fig.data)
     # A phone fits two entries of the legend in a row: the picture keeps its height under more.
-    fig.update_layout(hovermode="x unified", height=430 + 22 * max(0, math.ceil(entries / 2) - 3))
+    below = 22 * max(0, math.ceil(entries / 2) - 3)
+    fig.update_layout(hovermode="x unified", height=430 + above + below, margin={"t": 56 + above})
     return fig
 
 
@@ -164,7 +174,7 @@ def depth_alt(result: ConceptDepth) -> str:
             parts.append(f"{name} at {at}")
     ends = interval_of(result, "onset")
     if ends is not None:
-        parts[-1] += f" (95 % interval of its depth {ends[0]:.2f} to {ends[1]:.2f})"
+        parts[-1] += f" (95 % interval of its depth {range_text(ends)})"
     return f"{text}; {', '.join(parts)}." if parts else f"{text}."
 
 
@@ -207,10 +217,9 @@ def _accuracy_range(result: ConceptDepth) -> list[float]:
     return [max(0.0, math.floor((least(np.concatenate(drawn)) - 0.03) * 20) / 20), 1.03]
 
 
-def _marks(fig: Plot, result: ConceptDepth) -> None:
-    """Mark each point on the curve, with a labelled line to the axis and its interval."""
-    wide = len(result.hookpoints) - 1
-    heights = {1.0: [], 0.0: [], 0.07: []}  # of labels, as a share of the picture's height
+def _marks(fig: Plot, result: ConceptDepth) -> int:
+    """Mark each point on the curve with its interval, and name it above the picture."""
+    said: dict[int, list[tuple[int, str]]] = {}
     for point in POINTS:
         value, hookpoint = getattr(result, point.field, None), getattr(result, point.at, None)
         if value is None or hookpoint not in result.hookpoints:
@@ -231,24 +240,37 @@ def _marks(fig: Plot, result: ConceptDepth) -> None:
             error_x=_error(result, point, at),
             hoverinfo="skip",
         )
-        # Labels side by side would overlap on a phone: each takes the first height that is free.
-        free = [h for h, taken in heights.items() if all(abs(at - t) >= 0.5 * wide for t in taken)]
-        height = free[0] if free else 0.07
-        heights[height].append(at)
+        said.setdefault(at, []).append((point.rank, f"{point.name} {value:.2f}"))
+    texts = {at: ", ".join(text for _, text in sorted(said[at])) for at in sorted(said)}
+    return _labels(fig, texts, len(result.hookpoints) - 1)
+
+
+def _labels(fig: Plot, said: dict[int, str], wide: int) -> int:
+    """A line from each point to its label, in as many rows as a phone needs, which it returns."""
+    rows: list[list[int]] = []
+    for at, text in said.items():
+        # Labels side by side would overlap on a phone: each takes the first row that is free.
+        near = 0.5 * wide
+        free = [i for i, taken in enumerate(rows) if all(abs(at - t) >= near for t in taken)]
+        row = free[0] if free else len(rows)
+        rows += [[]] if row == len(rows) else []
+        rows[row].append(at)
         fig.add_vline(
             x=at,
             line={"width": 1, "dash": "2px,3px", "color": light("soft")},
             layer="below",
             annotation={
-                "text": f"{point.name} {value:.2f}",
+                "text": text,
                 "yref": "paper",
-                "y": height,
+                "y": 1.0,
+                "yshift": 15 * row,
                 "yanchor": "bottom",
                 "xanchor": "right" if at > wide / 2 else "left",
                 "showarrow": False,
                 "font": {"size": 12, "color": light("soft")},
             },
         )
+    return len(rows)
 
 
 def _error(result: ConceptDepth, point: Point, at: int) -> dict[str, Any] | None:
@@ -257,7 +279,8 @@ def _error(result: ConceptDepth, point: Point, at: int) -> dict[str, Any] | None
     if ends is None or not result.layers:
         return None
     last = len(result.layers) - 1
-    low, high = (result.layers[min(max(round(e * (last + 1)), 0), last)] for e in ends)
+    low, high = (result.layers[round(min(max(e * (last + 1), 0), last))] for e in ends)
+    low = min(low, at)
     return {
         "type": "data",
         "symmetric": False,

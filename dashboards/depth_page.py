@@ -17,13 +17,14 @@ from dashboards.compare import (
     placed,
     series,
 )
-from dashboards.depth import POINTS, Point, curve_of, interval_of
+from dashboards.depth import POINTS, Point, curve_of, interval_of, range_text
 from dashboards.heat import heatmap
 from interp.results import Result
 from probes.depth import ConceptDepth
 
 __all__ = [
     "asked",
+    "curve_table",
     "done",
     "glossary",
     "headlines",
@@ -36,6 +37,17 @@ __all__ = [
 
 CAREFUL = "Careful: "
 """How a note that is a warning begins in results of the first version."""
+TITLES = {
+    "hookpoint": "hook point",
+    "is_layer": "layer",
+    "calibration_error": "calibration error",
+    "p_value": "p",
+    "p_adjusted": "p (Holm)",
+    "variation_rate": "variation rate",
+    "random_model": "random-initialised model",
+    "random_features": "random features",
+}
+"""Columns of the data table, where the field's name is not the best one."""
 COMPARED = 40
 """Concepts that are drawn for several models side by side."""
 PROBES = {
@@ -85,21 +97,18 @@ class _Notes:
         return f"{value:.{digits}f}"
 
     def at(self, result: ConceptDepth, name: str, where: int | None) -> html.Cell:
-        """One entry of a curve, with its interval where it has one."""
+        """One entry of a curve."""
         values = curve_of(result, name)
         if values is None or where is None or not math.isfinite(values[where]):
             return self.missing(result, name)
-        ends = [curve_of(result, f"{name}_{end}") for end in ("low", "high")]
-        if ends[0] is None or ends[1] is None:
-            return f"{values[where]:.3f}"
-        return f"{values[where]:.3f} [{ends[0][where]:.3f}, {ends[1][where]:.3f}]"
+        return f"{values[where]:.3f}"
 
     def point(self, result: ConceptDepth, point: Point) -> html.Cell:
         """A depth with its interval."""
         value, ends = self.number(result, point.field, 2), interval_of(result, point.name)
         if ends is None or not isinstance(value, str):
             return value
-        return f"{value} [{ends[0]:.2f}, {ends[1]:.2f}]"
+        return f"{value} [{range_text(ends, ', ')}]"
 
 
 def _names(
@@ -127,7 +136,7 @@ def _scores(depths: Sequence[ConceptDepth], ids: Mapping[int, str] | None) -> ht
         rows[i] += (
             r.n,
             html.Sparkline(r.accuracy.tolist(), alt, low=low - 0.03, high=1.0, rule=r.majority),
-            notes.at(r, "accuracy", at),
+            notes.missing(r, "accuracy") if at is None else _peak_text(r, at),
             "—" if at is None else html.Code(r.hookpoints[at], 40),
             notes.at(r, "selectivity", at),
             *((notes.at(r, "calibration_error", at),) if calibrated else ()),
@@ -142,7 +151,7 @@ def _scores(depths: Sequence[ConceptDepth], ids: Mapping[int, str] | None) -> ht
         html.Column("at"),
         html.Column("selectivity", True),
         *([html.Column("calibration error", True)] if calibrated else []),
-        *([html.Column("random-initialised model", True)] if untrained else []),
+        *([html.Column("random model", True)] if untrained else []),
         html.Column("bag of words", True),
         html.Column("majority", True),
     ]
@@ -169,12 +178,12 @@ def _depths(depths: Sequence[ConceptDepth], ids: Mapping[int, str] | None) -> ht
         )
     columns += [
         *([html.Column("onset", True), html.Column("at")] if onset else []),
-        *([html.Column("least p (Holm)", True)] if tested else []),
+        *([html.Column("p (Holm)", True)] if tested else []),
         html.Column("jump", True),
         html.Column("at"),
         html.Column("converging", True),
         html.Column("at"),
-        *([html.Column("converging, literal rule", True)] if literal else []),
+        *([html.Column("literal rule", True)] if literal else []),
     ]
     caption = "From which depth on, as a fraction of the layers"
     return html.Table(caption, tuple(columns), tuple(rows), tuple(notes.found))
@@ -184,6 +193,11 @@ def _any(depths: Sequence[ConceptDepth], name: str) -> bool:
     """Whether some result has a number, or a curve with one."""
     values = [getattr(r, name, None) for r in depths]
     return any(v is not None and np.isfinite(np.asarray(v, float)).any() for v in values)
+
+
+def _peak_text(result: ConceptDepth, at: int) -> str:
+    low, high = result.accuracy_low[at], result.accuracy_high[at]
+    return f"{result.accuracy[at]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _where(result: ConceptDepth, point: Point) -> html.Cell:
@@ -209,17 +223,22 @@ def glossary(depths: Sequence[ConceptDepth]) -> html.Part:
         )
     if _any(depths, "random_model"):
         text += (
-            "The random-initialised model has the same architecture and nothing learned, probed "
-            "in the same way at the same place. "
+            "The random model is random-initialised: it has the same architecture and nothing "
+            "learned, and is probed in the same way at the same place. "
         )
     text += "Bag of words is a probe on the words alone, over the same split. "
     if _any(depths, "onset_depth"):
-        text += "Onset is the first layer whose accuracy beats its control. "
+        text += (
+            "Onset is the first place that beats shuffled labels, at a p of 0.05 after Holm's "
+            "correction over all places; p is the "
+            "least of those. "
+        )
     text += (
         "Jump is the depth at which accuracy first rises by a tenth in one step; converging is the "
         "depth from which every step stays within 3 %"
     )
-    text += "; its literal rule is the last step within 3 %" * _any(depths, "converging_literal")
+    if _any(depths, "converging_literal"):
+        text += "; the literal rule is the last step within 3 %"
     text += ". In each small curve the dotted line is the majority class and the dot is the peak."
     return html.Paragraph((text,), "note")
 
@@ -365,6 +384,31 @@ def warnings(result: ConceptDepth) -> list[html.Part]:
         )
         parts.append(html.Paragraph((text,), "warning"))
     return parts
+
+
+def curve_table(result: ConceptDepth) -> html.Table:
+    """The numbers of the curve, a row a hook point; an interval stands behind its number."""
+    frame = result.to_frame()
+    shown = frame.head(tables.ROWS)
+    ends = {f"{c}_{end}" for c in frame.columns for end in ("low", "high")} & set(frame.columns)
+    names = [c for c in frame.columns if c not in ends]
+    cells = []
+    for name in names:
+        values = [tables.cell(v) for v in shown[name].tolist()]
+        if {f"{name}_low", f"{name}_high"} <= ends:
+            both = zip(values, shown[f"{name}_low"], shown[f"{name}_high"], strict=True)
+            values = [
+                f"{v:.4f} [{low:.4f}, {high:.4f}]"
+                if isinstance(v, float) and np.isfinite([v, low, high]).all()
+                else v
+                for v, low, high in both
+            ]
+        cells.append(values)
+    columns = tuple(html.Column(TITLES.get(n, n), frame[n].dtype.kind in "iuf") for n in names)
+    caption = f"{result.name}, by hook point"
+    if len(frame) > tables.ROWS:
+        caption += f" ({tables.ROWS:,} of {len(frame):,} rows)"
+    return html.Table(caption, columns, tuple(zip(*cells, strict=True)))
 
 
 def reading(result: ConceptDepth) -> str:

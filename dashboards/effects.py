@@ -66,24 +66,25 @@ def shifts(result: Perturbed) -> Plot:
     if not fig.data:
         fig.add_scatter(x=f32([]), y=f32([]), showlegend=False)
     house(fig, label(f"{result.name}, disturbed"), alt=_shifts_alt(result, names))
+    base = fig.layout.xaxis.to_plotly_json()
     for axis, domain, title, form in (
-        ("x", [0.0, 0.6], "shift of depth", "+.1f"),
-        ("x2", [0.68, 1.0], "shift of peak accuracy", "+.2f"),
+        ("x", [0.0, 0.56], "shift of depth", "+.2~f"),
+        ("x2", [0.66, 1.0], "of accuracy", "+.2~f"),
     ):
         wide = reach[axis] * 1.15
-        fig.layout[f"{axis[0]}axis{axis[1:]}"].update(
-            {
-                **(fig.layout.xaxis.to_plotly_json() if axis == "x2" else {}),
-                "domain": domain,
-                "range": [-wide, wide],
-                "nticks": 5,
-                "tickformat": form,
-                "title": {"text": title, "font": {"size": 13, "color": light("soft")}},
-                "zeroline": True,
-                "zerolinecolor": light("soft"),
-                "zerolinewidth": 1.4,
-            }
-        )
+        look = {
+            **base,
+            "domain": domain,
+            "anchor": "y",
+            "range": [-wide, wide],
+            "nticks": 5,
+            "tickformat": form,
+            "title": {"text": title, "font": {"size": 13, "color": light("soft")}},
+            "zeroline": True,
+            "zerolinecolor": light("soft"),
+            "zerolinewidth": 1.4,
+        }
+        fig.update_layout({"xaxis2" if axis == "x2" else "xaxis": look})
     fig.update_yaxes(
         tickmode="array",
         tickvals=y,
@@ -134,11 +135,10 @@ def steering_curve(result: Steering) -> Plot:
         customdata=f32(result.flipped),
         hovertemplate="%{y:.3f} (flips %{customdata:.2f} of the answers)",
     )
-    fig.add_hline(y=0, line={"width": 1.2, "color": light("soft"), "dash": "dash"}, layer="below")
     house(fig, label(f"{result.name}, steered"), alt=_steering_alt(result))
     classes = [label(c, 24) for c in result.classes]
     odds = f"log-odds of {classes[-1]} over {classes[0]}" if classes else "log-odds of the answer"
-    fig.update_yaxes(title_text=odds)
+    fig.update_yaxes(title_text=odds, zeroline=True, zerolinecolor=light("soft"), zerolinewidth=1.4)
     fig.update_xaxes(title_text=f"strength α at {label(result.hookpoint, 30)}", zeroline=False)
     fig.update_xaxes(unifiedhovertitle_text="log-odds")
     fig.update_layout(hovermode="x unified", height=400)
@@ -157,19 +157,13 @@ def lens_bars(result: LogitLens) -> Plot:
     fig = Plot()
     start = 0.0
     tokens: list[str] = []
-    for name, rows, colour, shape in (
-        ("raised", raised, "curve", ""),
-        ("lowered", lowered[::-1], "bag", "/"),
-    ):
+    for name, rows, colour in (("raised", raised, "curve"), ("lowered", lowered[::-1], "bag")):
         fig.add_bar(
             x=f32([v for _, v in rows]),
             y=f32(np.arange(len(rows)) + start),
             name=name,
             orientation="h",
-            marker={
-                "color": light(colour),
-                "pattern": {"shape": shape, "fgcolor": light("paper"), "size": 6, "solidity": 0.25},
-            },
+            marker={"color": light(colour)},
             text=[token_text(t) for t, _ in rows],
             textposition="none",
             hovertemplate="%{text}: %{x:+.3f}<extra></extra>",
@@ -200,8 +194,11 @@ def lens_bars(result: LogitLens) -> Plot:
 
 def token_text(token: str, limit: int = 24) -> str:
     """A token as a label: its spaces and line ends are seen."""
-    seen = token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
-    return label(seen, limit) or "(empty)"
+    return label(_seen(token), limit)
+
+
+def _seen(token: str) -> str:
+    return token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "(empty)"
 
 
 def perturbed_reading(result: Perturbed) -> str:
@@ -273,7 +270,7 @@ def _steering_alt(result: Steering) -> str:
 def _lens_alt(result: LogitLens) -> str:
     def said(tokens: tuple[str, ...], values: Any) -> str:
         pairs = list(zip(tokens, values, strict=True))[:5]
-        return ", ".join(f"“{t.strip() or repr(t)}” {v:+.2f}" for t, v in pairs) or "none"
+        return ", ".join(f"“{t.strip() or _seen(t)}” {v:+.2f}" for t, v in pairs) or "none"
 
     return (
         f"Through the unembedding the direction of {result.name} raises most "

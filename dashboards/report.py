@@ -144,7 +144,11 @@ def _summary(results: Sequence[Result]) -> str:
 
 def _title(results: Sequence[Result]) -> str:
     models = tables.distinct(tables.model(r) for r in results)
-    return f"What {models[0]} represents" if len(models) == 1 and models[0] else "Results of interp"
+    if not all(models) or len(models) > 3:
+        return "Results of interp"
+    if len(models) == 1:
+        return f"What {models[0]} represents"
+    return f"What {', '.join(models[:-1])} and {models[-1]} represent"
 
 
 def _lead(results: Sequence[Result]) -> tuple[html.Part, ...]:
@@ -157,7 +161,8 @@ def _lead(results: Sequence[Result]) -> tuple[html.Part, ...]:
         layers = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         text.append(
             "At which depth does the model know a concept? "
-            f"{tables.plural(len(depths), 'concept')} in {tables.plural(len(sets), 'data set')}, "
+            f"{tables.plural(len({r.name for r in depths}), 'concept')} in "
+            f"{tables.plural(len(sets), 'data set')}, "
             f"probed at {tables.plural(layers, 'hook point')} of "
         )
         text += tables.listed([html.Code(m, 80) for m in models]) or ["a model without a name"]
@@ -247,8 +252,10 @@ def _part(result: Result, title: str, part_id: str, figure_id: str, *, full: boo
         parts.append(html.Paragraph((notice,), "warning"))
     elif drawable:
         fig = figure(result)
-        by = ", by hook point" if isinstance(result, ConceptDepth) else ""
-        table = tables.frame_table(result.to_frame(), f"{result.name}{by}")
+        if isinstance(result, ConceptDepth):
+            table = depth_page.curve_table(result)
+        else:
+            table = tables.frame_table(result.to_frame(), result.name)
         height = int(fig.layout.height or 440) - 40
         alt = fig.layout.meta["alt"]
         parts.append(html.Figure(figure_id, tables.spec(fig), alt, _reading(result), table, height))

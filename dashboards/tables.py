@@ -70,7 +70,8 @@ def spec(fig: Any) -> dict[str, Any]:
     spec["layout"].pop("title", None)
     spec["layout"].pop("height", None)
     spec["layout"].pop("meta", None)
-    spec["layout"]["margin"] = {**spec["layout"].get("margin", {}), "t": 22}
+    margin = spec["layout"].get("margin", {})
+    spec["layout"]["margin"] = {**margin, "t": max(22, margin.get("t", 0) - 34)}
     return spec
 
 
