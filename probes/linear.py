@@ -50,7 +50,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         (`probes.closed` defines the last four; those of means have no penalty and leave C unread).
     standardize : divide each feature by its deviation over the (weighted) training rows first, so
         that the penalty treats all features alike. ``coef_`` stays in the units of X.
-    class_weight : ``None``, ``"balanced"``, or {class: weight}.
+    class_weight : ``None``, ``"balanced"``, or {class: weight}. The mean of a class does not move
+        with its weight, so ``nearest_centroid`` answers the same with any.
     tol : bound on the relative error of the coefficients of a logistic probe.
     max_iter : most Newton steps of a logistic probe.
 
@@ -147,7 +148,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             empty = np.bincount(codes, weights=weight, minlength=k) <= 0
             if empty.any():
                 raise ValueError(
-                    f"LinearProbe: class {self.classes_[empty][0]!r} has no weight; a "
+                    f"LinearProbe: class {self.classes_[empty][0]} has no weight; a "
                     f"{self.kind} probe needs some of each class."
                 )
             fits = fit_closed(self.kind, Z, label, C, n_classes=k, weights=weights)
