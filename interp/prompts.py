@@ -94,10 +94,13 @@ def with_prompt(data: Dataset, prompt: str | None = None, layout: Layout | None 
     kind = task_of(data)
     words, place = prompt or TASKS[kind].wording, layout or TASKS[kind].layout
     texts = cast("list[str]", data.inputs)
+    marks = data.marks
     if place == "after":
         inputs = [f"{text} {words}" for text in texts]
     else:
-        inputs = [f"{words} {text}" for text in texts]
+        inputs, by = [f"{words} {text}" for text in texts], len(words) + 1
+        marks = {k: [{at + by: v for at, v in row.items()} for row in rows]
+                 for k, rows in marks.items()}  # fmt: skip
     own = "" if prompt else f" (interp's wording for the task {kind!r})"
     note = f"the prompt {words!r}{own} stands {place} each text"
-    return replace(data, inputs=inputs, notes=(*data.notes, note))
+    return replace(data, inputs=inputs, marks=marks, notes=(*data.notes, note))

@@ -400,7 +400,7 @@ def noisy(data: Dataset, step: Perturbation | str, *, seed: int = 0) -> Dataset:
     inputs = [change(t, share, random.Random(f"{seed} {i}")) for i, t in enumerate(texts)]
     altered = sum(a != b for a, b in zip(inputs, texts, strict=True))
     note = f"{step}: {altered:,} of {len(texts):,} texts are changed (seed {seed})."
-    return replace(data, inputs=inputs, notes=(*data.notes, note))
+    return replace(data, inputs=inputs, marks={}, notes=(*data.notes, note))
 
 
 def _prefix(text: str, share: float, rng: random.Random) -> str:

@@ -5,7 +5,7 @@ norm and the unembedding.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -432,8 +432,6 @@ def _some_rows(
     data: Dataset, depth: ConceptDepth, rows: int | None, seed: int
 ) -> tuple[Concept, Dataset]:
     """The labelled rows, at most so many, and the data cut to them."""
-    from dataclasses import replace
-
     concept = read_concept(data.rows, depth.label, depth.groups)
     if set(concept.classes) != set(depth.classes):
         raise DataError(
@@ -445,7 +443,7 @@ def _some_rows(
         keep = np.sort(np.random.default_rng(seed).choice(keep, rows, replace=False))
     table = data.rows.iloc[keep].reset_index(drop=True)
     texts: Any = data.inputs
-    cut = replace(data, inputs=[texts[i] for i in keep], rows=table)
+    cut = replace(data, inputs=[texts[i] for i in keep], rows=table, marks={})
     return read_concept(table, depth.label, depth.groups), cut
 
 
