@@ -84,7 +84,8 @@ def _recommended_notes(plan: Plan, groups: str | None) -> list[str]:
 
 
 def _released_notes(plan: Plan) -> list[str]:
-    (train, test), y, classes = plan.splits[0], plan.concept.y, plan.concept.classes
+    train, test = plan.splits[0]
+    y, classes = plan.concept.y, plan.concept.classes
     notes = [
         f"Rows stand class by class ({', then '.join(classes)}); one shuffled split with seed 42, "
         f"neither stratified nor grouped, trains on {len(train):,} rows and tests on "

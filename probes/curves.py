@@ -211,7 +211,7 @@ class ConceptDepth(Result):
                     f"{self.name} has {len(self.classes)} classes and a direction for each; give "
                     f"class_= one of {', '.join(self.classes)}."
                 )
-            class_ = self.classes[-1]
+            class_ = list(self.classes)[-1]
         if str(class_) not in self.classes:
             raise ParameterError(
                 f"class_ must be one of {', '.join(self.classes)}; got {class_!r}."
