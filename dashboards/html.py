@@ -91,8 +91,17 @@ def _attributes(**values: str | int | None) -> str:
 
 def _json(value: Any) -> str:
     """JSON that is inert inside a script element: no ``<``, ``>`` or ``&``, and ASCII only."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(
+        value, ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=_plain
+    )
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _plain(value: Any) -> Any:
+    """An array that Plotly did not type, as it does to empty ones."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"no JSON for a {type(value).__name__}")
 
 
 class Part:

@@ -1,38 +1,38 @@
 """Results as one page: a file that opens from disk, alone, with no network."""
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import plotly.offline
 
-from dashboards import html
-from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure, heatmap
+from dashboards import depth_page, html, tables
+from dashboards.compare import series
+from dashboards.effects import perturbed_reading, steering_reading
+from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from interp.errors import ParameterError
 from interp.results import Result
 from interp.runs import write_text
 from probes.depth import ConceptDepth
-
-if TYPE_CHECKING:
-    import pandas as pd
+from probes.perturb import Perturbed
+from probes.steering import Steering
 
 __all__ = ["Report", "summary_html"]
 
 BUDGET = 8_000_000
 """Bytes that a page may have, plotly.js included."""
-ROWS = 200
-"""Rows of one table that are shown."""
-EXAMPLES = 8
-"""Rows of the data that are shown for a concept."""
 NARROW = 600
 """Width in px below which figures use smaller type."""
 SUMMARY_BYTES = 200_000
-CAREFUL = "Careful: "
-"""How a note that is a warning begins."""
+KINDS = {"perturbation": "perturbations", "steering": "steering", "logit_lens": "logit lens"}
+"""Kinds of result in words, for headings."""
+READING: dict[type[Result], Callable[[Any], str]] = {
+    ConceptDepth: depth_page.reading,
+    Perturbed: perturbed_reading,
+    Steering: steering_reading,
+}
+"""Result type -> what helps to read its figure."""
 
 
 class Report:
@@ -84,11 +84,17 @@ class Report:
         """The page, which states its own size."""
         library, style, script = plotly.offline.get_plotlyjs(), _asset("css"), _asset("js")
         fixed = len(library.encode()) + len(style.encode()) + len(script.encode())
-        overview = [*_overview(self.results), *_heatmaps(self.results)]
+        overview = [
+            *_overview(self.results),
+            *depth_page.points(self.results),
+            *depth_page.heatmaps(self.results),
+        ]
+        models = depth_page.models(self.results)
         provenance = _provenance(self.results, self.command)
-        room = self.budget - fixed - 20_000 - _bytes(overview) - _bytes(provenance)
+        room = self.budget - fixed - 20_000 - _bytes([*overview, *models, provenance])
         sections, cuts = _sections(self.results, room)
-        parts = (html.Section("Overview", tuple(overview), id="overview"), *sections, provenance)
+        first = html.Section("Overview", tuple(overview), id="overview")
+        parts = (first, *models, *sections, provenance)
 
         def page(size: int) -> str:
             return html.Page(
@@ -120,10 +126,10 @@ def _summary(results: Sequence[Result]) -> str:
     others = [r for r in results if not isinstance(r, ConceptDepth)]
     parts: list[html.Part] = []
     if depths:
-        parts.append(_headlines(depths, linked=False))
-    for result in others[:ROWS]:
+        parts += depth_page.headlines(depths)
+    for result in others[: tables.ROWS]:
         parts.append(html.Paragraph((html.Strong(result.kind), " ", html.Data(result.name))))
-        parts.append(_frame_table(result.to_frame(), "", rows=20))
+        parts.append(tables.frame_table(result.to_frame(), "", rows=20))
     text = ""
     for i, part in enumerate(parts):
         piece = html.render(part)
@@ -137,27 +143,33 @@ def _summary(results: Sequence[Result]) -> str:
 
 
 def _title(results: Sequence[Result]) -> str:
-    models = _distinct(_model(r) for r in results)
-    return f"What {models[0]} represents" if len(models) == 1 and models[0] else "Results of interp"
+    models = tables.distinct(tables.model(r) for r in results)
+    if not all(models) or len(models) > 3:
+        return "Results of interp"
+    if len(models) == 1:
+        return f"What {models[0]} represents"
+    return f"What {', '.join(models[:-1])} and {models[-1]} represent"
 
 
 def _lead(results: Sequence[Result]) -> tuple[html.Part, ...]:
-    models = [m for m in _distinct(_model(r) for r in results) if m]
-    sets = _distinct(_data_set(r) for r in results)
+    models = [m for m in tables.distinct(tables.model(r) for r in results) if m]
+    sets = tables.distinct(tables.data_set(r) for r in results)
     depths = [r for r in results if isinstance(r, ConceptDepth)]
     text: list[html.Cell] = []
     if depths:
         counts = sorted({len(r.hookpoints) for r in depths})
         layers = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         text.append(
-            f"At which depth does the model know a concept? {_plural(len(depths), 'concept')} "
-            f"in {_plural(len(sets), 'data set')}, probed at {_plural(layers, 'hook point')} of "
+            "At which depth does the model know a concept? "
+            f"{tables.plural(len({r.name for r in depths}), 'concept')} in "
+            f"{tables.plural(len(sets), 'data set')}, "
+            f"probed at {tables.plural(layers, 'hook point')} of "
         )
-        text += _listed([html.Code(m, 80) for m in models]) or ["a model without a name"]
+        text += tables.listed([html.Code(m, 80) for m in models]) or ["a model without a name"]
         text.append(".")
     others = len(results) - len(depths)
     if others:
-        text.append(f" {_plural(others, 'result')} of other kinds.")
+        text.append(f" {tables.plural(others, 'result')} of other kinds.")
     return (html.Paragraph(tuple(text), "lead"),)
 
 
@@ -166,114 +178,20 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
     depths = [r for r in results if isinstance(r, ConceptDepth)]
     others = [r for r in results if not isinstance(r, ConceptDepth)]
     if depths:
-        parts.append(_headlines(depths, linked=True, ids=_ids(results)))
-        if len(depths) > ROWS:
-            parts.append(html.Paragraph((f"{len(depths) - ROWS} more are not shown.",), "note"))
-        parts.append(
-            html.Paragraph(
-                (
-                    "Accuracy is on rows that the probe was not fitted on; brackets hold its 95 % "
-                    "interval. Bag of words is a probe on the words alone, over the same split. "
-                    "Jump is the depth, as a fraction of the layers, at which accuracy first rises "
-                    "by a tenth in one step; converging is the depth from which every step stays "
-                    "within 3 %. In each curve the dotted line is the majority class and the dot "
-                    "is the peak.",
-                ),
-                "note",
+        parts += depth_page.headlines(depths, ids=_ids(results))
+        if len(depths) > tables.ROWS:
+            parts.append(
+                html.Paragraph((f"{len(depths) - tables.ROWS} more are not shown.",), "note")
             )
-        )
+        parts.append(depth_page.glossary(depths))
     if others:
-        rows = tuple((html.Link(r.name, _ids(results)[id(r)]), r.kind, r.n) for r in others[:ROWS])
+        ids = _ids(results)
+        rows = tuple(
+            (html.Link(r.name, ids[id(r)]), KINDS.get(r.kind, r.kind), r.n)
+            for r in others[: tables.ROWS]
+        )
         columns = (html.Column("name"), html.Column("analysis"), html.Column("n", True))
         parts.append(html.Table("Other results", columns, rows))
-    return parts
-
-
-def _headlines(
-    depths: Sequence[ConceptDepth], *, linked: bool, ids: Mapping[int, str] | None = None
-) -> html.Table:
-    """One row a concept: the numbers that a reader takes away."""
-    notes: dict[str, str] = {}
-    low = min([0.5, *(float(np.nanmin(_finite(r.accuracy))) for r in depths)])
-
-    def missing(result: ConceptDepth, name: str) -> html.Cell:
-        reason = result.reasons.get(name) or "no reason was recorded."
-        mark = notes.setdefault(f"{reason}", str(len(notes) + 1))
-        return html.Missing(reason, mark)
-
-    def number(result: ConceptDepth, name: str, digits: int = 3) -> html.Cell:
-        value = getattr(result, name)
-        if value is None or not math.isfinite(value):
-            return missing(result, name)
-        return f"{value:.{digits}f}"
-
-    rows = []
-    for r in depths[:ROWS]:
-        name = html.Link(r.name, (ids or {})[id(r)]) if linked else html.Data(r.name, 80)
-        at = _peak(r)
-        if at is None:
-            peak, where = missing(r, "accuracy"), "—"
-        else:
-            interval = f"[{r.accuracy_low[at]:.3f}, {r.accuracy_high[at]:.3f}]"
-            peak, where = f"{r.accuracy[at]:.3f} {interval}", html.Code(r.hookpoints[at], 40)
-        alt = f"accuracy by depth of {html.clip(r.name, 60)}"
-        rows.append(
-            (
-                name,
-                r.n,
-                html.Sparkline(r.accuracy.tolist(), alt, low=low - 0.03, high=1.0, rule=r.majority),
-                peak,
-                where,
-                number(r, "bag_of_words"),
-                number(r, "majority"),
-                number(r, "jump_point", 2),
-                number(r, "converging_point", 2),
-            )
-        )
-    columns = (
-        html.Column("concept"),
-        html.Column("n", True),
-        html.Column("by depth"),
-        html.Column("peak accuracy", True),
-        html.Column("at"),
-        html.Column("bag of words", True),
-        html.Column("majority", True),
-        html.Column("jump", True),
-        html.Column("converging", True),
-    )
-    return html.Table("Concept depth", columns, tuple(rows), tuple(notes))
-
-
-def _heatmaps(results: Sequence[Result]) -> list[html.Part]:
-    """One heat map for each set of hook points that two or more results share."""
-    groups: dict[tuple[Any, ...], list[ConceptDepth]] = {}
-    for r in results:
-        if isinstance(r, ConceptDepth):
-            groups.setdefault((_model(r), r.hookpoints), []).append(r)
-    parts: list[html.Part] = []
-    for i, ((model, hookpoints), depths) in enumerate(groups.items()):
-        if len(depths) < 2:
-            continue
-        shown = depths[:ROWS]
-        fig = heatmap(shown)
-        widest = min(max(len(r.name) for r in shown), 34)
-        columns = (html.Column("concept"), *(html.Column(h, True) for h in hookpoints[:ROWS]))
-        rows = tuple((html.Data(r.name, 80), *r.accuracy[:ROWS].tolist()) for r in shown)
-        caption = "Accuracy by concept and hook point"
-        if len(depths) > ROWS or len(hookpoints) > ROWS:
-            counts = (len(rows), len(depths), len(columns) - 1, len(hookpoints))
-            caption += " ({} of {} concepts, {} of {} hook points)".format(*counts)
-        part = html.Figure(
-            f"map{i + 1}",
-            _spec(fig),
-            fig.layout.meta["alt"],
-            ("The number in bold is the first peak of its row.",),
-            html.Table(caption, columns, rows),
-            height=int(fig.layout.height) - 40,
-            min_width=min(60 + 6 * widest + 37 * len(hookpoints), 1400),
-        )
-        title = "Accuracy by concept and depth"
-        parts.append(html.Section(f"{title}, {model}" if len(groups) > 1 else title, (part,)))
     return parts
 
 
@@ -282,21 +200,25 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
     ids, cuts = _ids(results), []
     groups: dict[str, list[html.Part]] = {}
     left_out = 0
-    for i, result in enumerate(results):
+    titles = _titles(results)
+    concepts = tables.distinct(r.name for r in results)
+    # What was found about one concept stands together, in whatever order it was found.
+    order = sorted(range(len(results)), key=lambda i: (concepts.index(results[i].name), i))
+    for i, result in ((i, results[i]) for i in order):
         for full in (True, False):
-            part = _concept(result, ids[id(result)], f"fig{i + 1}", full=full)
+            part = _part(result, titles[i], ids[id(result)], f"fig{i + 1}", full=full)
             size = _bytes([part])
             if size <= room:
                 room -= size
-                groups.setdefault(_data_set(result), []).append(part)
+                groups.setdefault(tables.data_set(result), []).append(part)
                 if not full:
                     cuts.append(f"the figure and tables of {html.clip(result.name, 60)}")
                 break
         else:
             left_out += 1
     if left_out:
-        cuts.append(f"the sections of {_plural(left_out, 'result')}")
-    read = {_data_set(r): _data_notes(r) for r in reversed(results)}
+        cuts.append(f"the sections of {tables.plural(left_out, 'result')}")
+    read = {tables.data_set(r): _data_notes(r) for r in reversed(results)}
     sections = [
         html.Section(f"Data set {name}", (*read[name], *parts), id=f"data{i + 1}")
         for i, (name, parts) in enumerate(groups.items())
@@ -304,32 +226,61 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
     return sections, cuts
 
 
-def _concept(result: Result, part_id: str, figure_id: str, *, full: bool) -> html.Section:
+def _titles(results: Sequence[Result]) -> list[str]:
+    """The heading of each result: its name, and what tells it from others of that name."""
+    depths = [r for r in results if isinstance(r, ConceptDepth)]
+    told = dict(zip(map(id, depths), series(depths), strict=True)) if depths else {}
+    models = len({tables.model(r) for r in results}) > 1
+    titles = []
+    for r in results:
+        who = told[id(r)] if id(r) in told else tables.model(r)
+        more = [] if isinstance(r, ConceptDepth) else [KINDS.get(r.kind, r.kind.replace("_", " "))]
+        more += [who] if who and (models or len(set(told.values())) > 1) else []
+        titles.append(": ".join([r.name, ", ".join(more)]) if any(more) else r.name)
+    return titles
+
+
+def _part(result: Result, title: str, part_id: str, figure_id: str, *, full: bool) -> html.Section:
     """What was found for one result: its figure, its table, its data, and warnings."""
     parts: list[html.Part] = []
     if isinstance(result, ConceptDepth):
-        parts += _asked(result)
-        parts += _warnings(result)
+        parts += depth_page.asked(result)
+        parts += depth_page.warnings(result)
     drawable = any(t in FIGURES for t in type(result).__mro__)
     if not full:
         notice = "The figure and the tables are left out to keep the page within its size."
         parts.append(html.Paragraph((notice,), "warning"))
     elif drawable:
         fig = figure(result)
-        table = _frame_table(result.to_frame(), f"{result.name}, by hook point")
+        if isinstance(result, ConceptDepth):
+            table = depth_page.curve_table(result)
+        else:
+            table = tables.frame_table(result.to_frame(), result.name)
         height = int(fig.layout.height or 440) - 40
         alt = fig.layout.meta["alt"]
-        parts.append(html.Figure(figure_id, _spec(fig), alt, _reading(result), table, height))
+        parts.append(html.Figure(figure_id, tables.spec(fig), alt, _reading(result), table, height))
     else:
-        parts.append(_frame_table(result.to_frame(), result.name))
+        parts.append(tables.frame_table(result.to_frame(), result.name))
     if isinstance(result, ConceptDepth):
-        done = html.Items(tuple(map(html.Data, (*_done(result), result.interval))))
-        parts.append(html.Details("How it was measured", (done,)))
+        done = [*depth_page.done(result), result.interval]
+    else:
+        done = [str(note) for note in getattr(result, "notes", ())]
+    if done:
+        items = html.Items(tuple(map(html.Data, done[: tables.ROWS])))
+        parts.append(html.Details("How it was measured", (items,)))
     examples = getattr(result, "examples", ())
     if full and len(examples):
-        table = _rows_table(examples, f"First rows of the data of {result.name}")
+        table = tables.rows_table(examples, f"First rows of the data of {result.name}")
         parts.append(html.Details("First rows of the data", (table,)))
-    return html.Section(result.name, tuple(parts), id=part_id)
+    return html.Section(title, tuple(parts), id=part_id)
+
+
+def _reading(result: Result) -> tuple[html.Cell, ...]:
+    """What the caption adds to the figure in words."""
+    for kind, read in READING.items():
+        if isinstance(result, kind):
+            return (read(result),)
+    return ()
 
 
 def _data_notes(result: Result) -> tuple[html.Part, ...]:
@@ -339,62 +290,15 @@ def _data_notes(result: Result) -> tuple[html.Part, ...]:
     return tuple(html.Paragraph((html.Data(str(note)),), "note") for note in list(notes)[:10])
 
 
-def _asked(result: ConceptDepth) -> list[html.Part]:
-    """What the concept asks, and of how many rows."""
-    counts = [f"{k}: {n:,}" for k, n in list(result.class_counts.items())[:10]]
-    more = len(result.class_counts) - len(counts)
-    text = f"{result.n:,} rows ({', '.join(counts)}{f', and {more} classes more' if more else ''})"
-    if result.n_groups is not None:
-        text += f" in {_plural(f'{result.n_groups:,}', 'group')} that are never split"
-    about = result.about.strip()
-    end = "" if not about or about[-1] in ".?!" else "."
-    return [html.Paragraph((html.Data(f"{about}{end} {text}.".strip(), 600),), "note")]
-
-
-def _done(result: ConceptDepth) -> list[str]:
-    return [note for note in result.notes if not note.startswith(CAREFUL)]
-
-
-def _warnings(result: ConceptDepth) -> list[html.Part]:
-    """What takes the meaning from a high accuracy."""
-    careful = [note for note in result.notes if note.startswith(CAREFUL)]
-    parts: list[html.Part] = [
-        html.Paragraph((html.Data(note.removeprefix(CAREFUL).strip()),), "warning")
-        for note in careful
-    ]
-    at, bag = _peak(result), result.bag_of_words
-    if at is not None and bag is not None and bag >= result.accuracy_low[at]:
-        low, high = result.accuracy_low[at], result.accuracy_high[at]
-        text = (
-            f"A bag of words reaches {bag:.3f}, which is not below the interval of the probe's "
-            f"peak ({low:.3f} to {high:.3f}): the words alone may carry this concept."
-        )
-        parts.append(html.Paragraph((text,), "warning"))
-    return parts
-
-
-def _reading(result: Result) -> tuple[html.Cell, ...]:
-    """How to read a depth curve's marks, and why one is not there."""
-    if not isinstance(result, ConceptDepth):
-        return ()
-    lines = ["The band around the probe is its 95 % interval."]
-    if np.isfinite(result.shuffled_low).any():
-        lines.append("That of the shuffled labels holds one more such run with 95 % probability.")
-    for name in ("jump_point", "converging_point", "bag_of_words"):
-        if getattr(result, name) is None and name in result.reasons:
-            lines.append(f"No {name.replace('_', ' ')}: {html.clip(result.reasons[name])}")
-    return (" ".join(lines),)
-
-
 def _provenance(results: Sequence[Result], command: str | None) -> html.Section:
     """What every result shares once, and what differs in a table."""
-    flat = [_flatten(r.provenance) | {"mode": r.mode} for r in results]
+    flat = [tables.flatten(r.provenance) | {"mode": r.mode} for r in results]
     for f in flat:
         f.pop("data.notes", None)  # shown with the data set
-    keys = _distinct(key for f in flat for key in f)
+    keys = tables.distinct(key for f in flat for key in f)
     shared = [k for k in keys if len({f.get(k, "—") for f in flat}) == 1]
     varying = [k for k in keys if k not in shared]
-    rows = tuple((html.Data(k, 80), html.Code(flat[0][k])) for k in shared[:ROWS])
+    rows = tuple((html.Data(k, 80), html.Code(flat[0][k])) for k in shared[: tables.ROWS])
     parts: list[html.Part] = []
     if command:
         parts.append(html.Paragraph(("Made by ", html.Code(command, 1000))))
@@ -405,7 +309,7 @@ def _provenance(results: Sequence[Result], command: str | None) -> html.Section:
         head = tuple(html.Column(k) for k in ("result", *varying[:20]))
         body = tuple(
             (html.Data(r.name, 80), *(html.Code(f.get(k, "—"), 80) for k in varying[:20]))
-            for r, f in zip(results[:ROWS], flat, strict=False)
+            for r, f in zip(results[: tables.ROWS], flat, strict=False)
         )
         parts.append(html.Table("What differs", head, body))
     return html.Section("Provenance", tuple(parts), id="provenance")
@@ -428,99 +332,8 @@ def _footer(size: int, library: int, budget: int, cuts: Sequence[str]) -> tuple[
     return tuple(parts)
 
 
-# ---- tables and small things
-
-
-def _frame_table(frame: "pd.DataFrame", caption: str, rows: int | None = None) -> html.Table:
-    """A DataFrame as a table, cut with a notice."""
-    rows = rows or ROWS
-    named = frame.index.name is not None
-    shown = (frame.reset_index() if named else frame).head(rows)
-    columns = tuple(html.Column(str(c), shown[c].dtype.kind in "iuf") for c in shown.columns)
-    cells = zip(*(shown[c].tolist() for c in shown.columns), strict=True)
-    body = tuple(tuple(_cell(v) for v in row) for row in cells)
-    if len(frame) > rows:
-        caption = f"{caption} ({rows:,} of {len(frame):,} rows)"
-    return html.Table(caption, columns, body)
-
-
-def _rows_table(rows: Any, caption: str) -> html.Table:
-    """The first rows of the data: mappings by column, anything else as one column of text."""
-    table = [row if isinstance(row, Mapping) else {"text": row} for row in list(rows)[:EXAMPLES]]
-    names = _distinct(str(k) for row in table for k in row)[:12]
-    columns = (html.Column("row", True), *(html.Column(n) for n in names))
-    body = tuple((i, *(_cell(row.get(n)) for n in names)) for i, row in enumerate(table))
-    return html.Table(caption, columns, body, hidden_caption=True)
-
-
-def _cell(value: Any) -> html.Cell:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, int | float):
-        return value
-    return html.Data(str(value))
-
-
-def _spec(fig: Any) -> dict[str, Any]:
-    """What the page draws: arrays stay typed, and the title is the page's own heading."""
-    spec = fig.to_dict()
-    spec["layout"].pop("title", None)
-    spec["layout"].pop("height", None)
-    spec["layout"].pop("meta", None)
-    spec["layout"]["margin"] = {**spec["layout"].get("margin", {}), "t": 22}
-    return spec
-
-
-def _flatten(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{above}{key}.")
-        elif isinstance(value, str):
-            flat[f"{above}{key}"] = value
-        else:
-            flat[f"{above}{key}"] = json.dumps(value, default=str, ensure_ascii=False)
-    return flat
-
-
-def _model(result: Result) -> str:
-    model = result.provenance.get("model", "")
-    return str(model.get("spec", "") if isinstance(model, Mapping) else model)
-
-
-def _data_set(result: Result) -> str:
-    data = result.provenance.get("data", "")
-    name = data.get("name", "") if isinstance(data, Mapping) else data
-    return str(name) or result.name.partition(".")[0]
-
-
 def _ids(results: Sequence[Result]) -> dict[int, str]:
     return {id(r): f"result{i + 1}" for i, r in enumerate(results)}
-
-
-def _peak(result: ConceptDepth) -> int | None:
-    return int(np.nanargmax(result.accuracy)) if np.isfinite(result.accuracy).any() else None
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    kept = values[np.isfinite(values)]
-    return kept if kept.size else np.array([0.5])
-
-
-def _distinct(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
-
-
-def _plural(count: int | str, noun: str) -> str:
-    return f"{count} {noun}" if str(count) == "1" else f"{count} {noun}s"
-
-
-def _listed(parts: Sequence[html.Cell]) -> list[html.Cell]:
-    """The parts with commas between them."""
-    joined: list[html.Cell] = []
-    for i, part in enumerate(parts):
-        joined += [", " if i else "", part]
-    return joined
 
 
 def _bytes(parts: "Sequence[html.Part] | html.Part") -> int:

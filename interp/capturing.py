@@ -41,6 +41,7 @@ from interp.store import (
     write_manifest,
     write_shard,
 )
+from interp.token_labels import token_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,6 +97,8 @@ class Capture:
             raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
         self.model = load(model)
         self.data = read(data, **(columns or {}))
+        if pool == "all" and self.data.marks:
+            self.data = token_labels(self.model, self.data, max_length)
         self.pool: Pool = pool
         self.batch_size = batch_size
         self.dtype = None if dtype is None else DTYPES[dtype]

@@ -45,6 +45,8 @@ class Dataset:
     group : name of the column whose values must not be split between train and test, or None.
     text_column : the column that holds the texts, or None.
     about : label column -> one line that says what the concept asks.
+    marks : label column -> for each row the labels within its text, {offset in characters: label}
+        of the token that ends there; they are the labels where each token has a row.
     notes : sentences on what was found and chosen while reading.
     """
 
@@ -56,6 +58,7 @@ class Dataset:
     group: str | None = None
     text_column: str | None = None
     about: dict[str, str] = field(default_factory=dict)
+    marks: "dict[str, list[dict[int, Any]]]" = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@
 ``file.py:factory``, ``package.module:factory``, ``demo:NAME``, or an ``nn.Module`` in hand.
 """
 
+import copy
 import hashlib
 import inspect
 import logging
@@ -92,6 +93,56 @@ class Model:
         """The dtype of the first floating-point parameter."""
         floats = (p.dtype for p in self.module.parameters() if p.is_floating_point())
         return next(floats, torch.float32)
+
+    def reinitialised(self, seed: int = 0) -> "Model":
+        """The same architecture with fresh random weights, as its library initialises them.
+
+        A transformers model is built anew from its config; of any other module a copy is made and
+        every part with a ``reset_parameters`` is reset. The global random state is left alone.
+
+        Parameters
+        ----------
+        seed : of the weights.
+
+        Raises
+        ------
+        ModelError
+            A part that holds parameters says nothing on how they begin, or the model is
+            transformer-lens's, whose parts are wrapped.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = _fresh(self.module, self.spec)
+        fresh.train(self.module.training).to(device=self.device, dtype=self.dtype)
+        return Model(
+            fresh,
+            spec=f"{self.spec} (random weights, seed {seed})",
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+        )
+
+    def unembedding(self) -> nn.Module:
+        """The linear layer that turns the last activation into a number a token.
+
+        Raises
+        ------
+        ModelError
+            The model has none: it is no language model.
+        """
+        module: Any = getattr(self.module, "original_model", self.module)
+        ask = getattr(module, "get_output_embeddings", None)
+        found = ask() if callable(ask) else None
+        if not isinstance(getattr(found, "weight", None), Tensor):
+            raise ModelError(f"{self.spec} has no unembedding, so it is no language model.")
+        assert isinstance(found, nn.Module)  # noqa: S101
+        return found
+
+    def final_norm(self) -> nn.Module | None:
+        """The norm between the last block and the unembedding, or None where there is none."""
+        point = self.points.stacks[-1].final_norm if self.points.stacks else None
+        if point is None:
+            return None
+        return self.module.get_submodule(point.module.removesuffix(".hook_out"))
 
     @property
     def max_length(self) -> int | None:
@@ -247,6 +298,31 @@ class Model:
         with torch.no_grad():
             out = module.generate(**encoded, max_new_tokens=max_new_tokens, **kwargs)
         return self.tokenizer.decode(out[0], skip_special_tokens=True)
+
+
+def _fresh(module: nn.Module, spec: str) -> nn.Module:
+    """A module of the same architecture with new weights, drawn on the CPU."""
+    from transformers import PreTrainedModel
+
+    if hasattr(module, "original_model"):
+        raise ModelError(
+            f"{spec} wraps another model, whose weights cannot be drawn anew; load that one by "
+            "its own name."
+        )
+    if isinstance(module, PreTrainedModel):
+        with quiet_transformers():
+            return type(module)(copy.deepcopy(module.config))
+    fresh = copy.deepcopy(module).cpu()
+    for name, part in fresh.named_modules():
+        reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif next(part.parameters(recurse=False), None) is not None:
+            raise ModelError(
+                f"{spec} cannot be drawn anew: its part {name or 'itself'} "
+                f"({type(part).__name__}) holds parameters and has no reset_parameters."
+            )
+    return fresh
 
 
 @contextmanager

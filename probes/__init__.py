@@ -8,21 +8,31 @@ from probes.controls import bag_of_words, majority, shuffled_labels, stratified
 from probes.curves import ConceptDepth
 from probes.depth import concept_depth
 from probes.linear import LinearProbe
+from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
+from probes.scores import calibration_error
 from probes.splits import grouped_folds, leakage, released_split
+from probes.steering import LogitLens, Steering, logit_lens, steering_effect
 
 __all__ = [
     "ConceptDepth",
     "LinearProbe",
+    "LogitLens",
+    "Perturbed",
+    "Steering",
     "bag_of_words",
+    "calibration_error",
     "concept_depth",
     "concept_name",
     "converging_point",
     "grouped_folds",
     "jump_point",
     "leakage",
+    "logit_lens",
     "majority",
+    "perturbation_effect",
     "released_split",
     "shuffled_labels",
+    "steering_effect",
     "stratified",
 ]

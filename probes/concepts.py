@@ -74,7 +74,8 @@ def read_concept(table: pd.DataFrame, label: str, groups: str | ArrayLike | None
     ----------
     table : a row an activation row.
     label : column of the classes: bools, whole numbers, text, or numbers with few values. A
-        missing value leaves its row out.
+        missing value leaves its row out. Where rows are single positions it may hold a list for
+        each document, with an entry a token.
     groups : column, or a group for each row; a row without one is left out.
 
     Raises
@@ -84,7 +85,7 @@ def read_concept(table: pd.DataFrame, label: str, groups: str | ArrayLike | None
     ShapeError
         Groups that do not fit the rows.
     """
-    values = column(table, label, "label")
+    values = _of_tokens(column(table, label, "label"), table, label)
     keep = values.notna().to_numpy(dtype=bool)
     notes = []
     if not keep.all():
@@ -112,6 +113,29 @@ def read_concept(table: pd.DataFrame, label: str, groups: str | ArrayLike | None
     if group_values is not None:
         ids = pd.factorize(group_values.iloc[rows])[0].astype(np.int64)
     return Concept(rows, y, names, ids, tuple(notes))
+
+
+def _of_tokens(values: pd.Series, table: pd.DataFrame, label: str) -> pd.Series:
+    """Labels of single positions, where the column holds a list of them for each document.
+
+    The list of a document is repeated on each of its rows, and ``position`` says which entry is
+    the row's own.
+    """
+    first = next((v for v in values if v is not None and v is not pd.NA), None)
+    if "position" not in table.columns or not isinstance(first, list | tuple | np.ndarray):
+        return values
+    own = []
+    for row, (entry, at) in enumerate(zip(values, table["position"], strict=True)):
+        if not isinstance(entry, list | tuple | np.ndarray):
+            own.append(None)
+        elif not 0 <= at < len(entry):
+            raise DataError(
+                f"the label column {label!r} has {len(entry)} entries for the document of row "
+                f"{row}, which is at position {at}; give one entry a token."
+            )
+        else:
+            own.append(entry[at])
+    return pd.Series(own, dtype=object)
 
 
 def _classes(values: list[Any], label: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -14,31 +14,35 @@ from interp.errors import DataError
 __all__ = ["bag_of_words", "majority", "shuffled_labels", "stratified"]
 
 
-def majority(y: ArrayLike, fold: ArrayLike) -> float:
+def majority(y: ArrayLike, fold: ArrayLike, test: ArrayLike | None = None) -> float:
     """Accuracy of answering each fold with the commonest class of its training rows.
+
+    ``test`` are the rows that count, all by default; a single split is two folds, of which one is
+    read.
 
     Range: 0 to 1; about the share of the largest class.
     Degenerate: classes that are equally common in a training set count as the first of them.
     """
     y, fold = np.unique(np.asarray(y), return_inverse=True)[1], np.asarray(fold)
-    right = 0
+    right = np.zeros(len(y))
     for k in np.unique(fold):
-        commonest = np.bincount(y[fold != k]).argmax()
-        right += int((y[fold == k] == commonest).sum())
-    return right / len(y)
+        right[fold == k] = y[fold == k] == np.bincount(y[fold != k]).argmax()
+    return float(right.mean() if test is None else right[np.asarray(test)].mean())
 
 
-def stratified(y: ArrayLike, fold: ArrayLike) -> float:
+def stratified(y: ArrayLike, fold: ArrayLike, test: ArrayLike | None = None) -> float:
     """Expected accuracy of drawing each answer from the class shares of the training rows.
+
+    ``test`` are the rows that count, as in `majority`.
 
     Range: 0 to 1; the sum of the squared class shares where folds are stratified.
     """
     y, fold = np.unique(np.asarray(y), return_inverse=True)[1], np.asarray(fold)
-    right = 0.0
+    right = np.zeros(len(y))
     for k in np.unique(fold):
         share = np.bincount(y[fold != k], minlength=y.max() + 1) / (fold != k).sum()
-        right += float(share[y[fold == k]].sum())
-    return right / len(y)
+        right[fold == k] = share[y[fold == k]]
+    return float(right.mean() if test is None else right[np.asarray(test)].mean())
 
 
 def bag_of_words(texts: Sequence[str], y: ArrayLike, fold: ArrayLike) -> NDArray:

@@ -1,4 +1,4 @@
-"""A linear probe: L2 logistic regression as a scikit-learn estimator."""
+"""A linear probe as a scikit-learn estimator: logistic, ridge, LDA, or one of the class means."""
 
 import warnings
 from typing import Any
@@ -10,20 +10,32 @@ from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from interp.errors import ParameterError, UndefinedMeasure
+from probes.closed import CLOSED, PROBABILISTIC, fit_closed
 from probes.logistic import fit_logistic
 
-__all__ = ["LinearProbe"]
+__all__ = ["KINDS", "LinearProbe"]
+
+KINDS = ("logistic", *CLOSED)
+"""Kinds of linear probe."""
+
+
+def _has_probabilities(probe: "LinearProbe") -> bool:
+    if probe.kind in PROBABILISTIC:
+        return True
+    raise AttributeError(f"a {probe.kind} probe has no probabilities; its margins are no log odds.")
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator):
-    """Logistic regression with an L2 penalty, binary or multinomial (softmax).
+    """A linear probe; by default logistic regression with an L2 penalty, binary or multinomial.
 
-    The objective and its parameters are those of `sklearn.linear_model.LogisticRegression`::
+    The objective of the logistic probe and its parameters are those of
+    `sklearn.linear_model.LogisticRegression`::
 
         C * sum_i s_i * loss(y_i, x_i w + b) + |w|^2 / 2
 
@@ -34,11 +46,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     C : inverse strength of the penalty, positive.
+    kind : ``logistic``, ``ridge``, ``lda``, ``difference_of_means`` or ``nearest_centroid``
+        (`probes.closed` defines the last four; those of means have no penalty and leave C unread).
     standardize : divide each feature by its deviation over the (weighted) training rows first, so
         that the penalty treats all features alike. ``coef_`` stays in the units of X.
-    class_weight : ``None``, ``"balanced"``, or {class: weight}.
-    tol : bound on the relative error of the coefficients.
-    max_iter : most Newton steps.
+    class_weight : ``None``, ``"balanced"``, or {class: weight}. The mean of a class does not move
+        with its weight, so ``nearest_centroid`` answers the same with any.
+    tol : bound on the relative error of the coefficients of a logistic probe.
+    max_iter : most Newton steps of a logistic probe.
 
     Attributes
     ----------
@@ -68,12 +83,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self,
         C: float = 1.0,
         *,
+        kind: str = "logistic",
         standardize: bool = False,
         class_weight: str | dict[Any, float] | None = None,
         tol: float = 1e-8,
         max_iter: int = 100,
     ) -> None:
         self.C = C
+        self.kind = kind
         self.standardize = standardize
         self.class_weight = class_weight
         self.tol = tol
@@ -87,7 +104,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ParameterError
-            C, tol or max_iter is not positive.
+            C, tol or max_iter is not positive, or there is no such kind.
         ValueError
             scikit-learn's, for X or y that are no finite matrix and its classes.
         """
@@ -95,6 +112,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
             value = getattr(self, name)
             if not value > 0:
                 raise ParameterError(f"LinearProbe: {name} must be positive; got {value!r}.")
+        if self.kind not in KINDS:
+            raise ParameterError(
+                f"LinearProbe: kind must be one of {', '.join(KINDS)}; got {self.kind!r}."
+            )
         device = X.device if isinstance(X, Tensor) else torch.device("cpu")
         checked: Any = validate_data(self, _array(X), _array(y), dtype=np.float64)
         rows, y = checked
@@ -114,15 +135,23 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         by_class = compute_class_weight(
             self.class_weight, classes=self.classes_, y=y, sample_weight=weight
         )
-        fits = fit_logistic(
-            torch.from_numpy((rows - mean) / scale).to(device),
-            torch.from_numpy(codes)[None].to(device),
-            torch.tensor([float(self.C)], device=device, dtype=torch.float64),
-            n_classes=k,
-            weights=torch.from_numpy(weight * by_class[codes])[None].to(device),
-            tol=self.tol,
-            max_iter=self.max_iter,
-        )
+        weight = weight * by_class[codes]
+        Z = torch.from_numpy((rows - mean) / scale).to(device)
+        label = torch.from_numpy(codes)[None].to(device)
+        C = torch.tensor([float(self.C)], device=device, dtype=torch.float64)
+        weights = torch.from_numpy(weight)[None].to(device)
+        if self.kind == "logistic":
+            fits = fit_logistic(
+                Z, label, C, n_classes=k, weights=weights, tol=self.tol, max_iter=self.max_iter
+            )
+        else:
+            empty = np.bincount(codes, weights=weight, minlength=k) <= 0
+            if empty.any():
+                raise ValueError(
+                    f"LinearProbe: class {self.classes_[empty][0]} has no weight; a "
+                    f"{self.kind} probe needs some of each class."
+                )
+            fits = fit_closed(self.kind, Z, label, C, n_classes=k, weights=weights)
         self.coef_ = fits.coef[0].cpu().numpy() / scale
         self.intercept_ = fits.intercept[0].cpu().numpy() - self.coef_ @ mean
         self.n_iter_ = np.maximum(fits.n_iter.cpu().numpy(), 1)
@@ -149,13 +178,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         margin = self.decision_function(X)
         return self.classes_[(margin > 0).astype(int) if margin.ndim == 1 else margin.argmax(1)]
 
+    @available_if(_has_probabilities)
     def predict_proba(self, X: ArrayLike | Tensor) -> NDArray:
-        """Probabilities [n, classes]; rows sum to one."""
+        """Probabilities [n, classes]; rows sum to one. Ridge and nearest centroid have none."""
         margin = self.decision_function(X)
         if margin.ndim == 1:
             return np.stack([expit(-margin), expit(margin)], axis=1)
         return softmax(margin, axis=1)
 
+    @available_if(_has_probabilities)
     def predict_log_proba(self, X: ArrayLike | Tensor) -> NDArray:
         """Logarithms of `predict_proba`."""
         return np.log(self.predict_proba(X))

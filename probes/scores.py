@@ -1,10 +1,27 @@
-"""Scores of held-out answers, and bootstrap intervals for them."""
+"""Scores of held-out answers, and bootstrap intervals for them over whole groups."""
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-__all__ = ["area_under_curve", "bootstrap_weights", "f1_score", "weighted_interval"]
+__all__ = [
+    "area_interval",
+    "area_under_curve",
+    "bootstrap_weights",
+    "calibration_error",
+    "calibration_interval",
+    "f1_interval",
+    "f1_score",
+    "weighted_interval",
+]
+
+BINS = 15
+"""Bins of confidence in the calibration error, all of one width."""
+
+CHUNK = 2**22
+"""Most draws * rows weighed at once: 32 MiB."""
 
 
 def f1_score(y: ArrayLike, predicted: ArrayLike, n_classes: int) -> float:
@@ -53,6 +70,34 @@ def area_under_curve(y: ArrayLike, scores: NDArray, fold: ArrayLike) -> float:
     return float(np.mean(areas)) if areas else float("nan")
 
 
+def calibration_error(y: ArrayLike, probability: ArrayLike, *, bins: int = BINS) -> float:
+    """How far confidence lies from the share that is right: the expected calibration error.
+
+    Rows are put into ``bins`` of equal width, open below and closed above, by the probability of
+    the answer given; ``sum over bins of (rows / n) * |share right - mean confidence|``.
+
+    Parameters
+    ----------
+    y : [n] classes from 0.
+    probability : [classes, n]; columns sum to one.
+
+    Range: 0 to 1, lower is better. Biased upwards where bins hold few rows.
+    Degenerate: nan for no rows.
+    Source: Guo et al., arXiv 1706.04599, equation 3; 15 bins as there.
+    """
+    gap, place = _calibration(np.asarray(y), np.asarray(probability), bins)
+    if not len(gap):
+        return float("nan")
+    return float(np.abs(np.bincount(place, weights=gap, minlength=bins)).sum() / len(gap))
+
+
+def _calibration(y: NDArray, probability: NDArray, bins: int) -> tuple[NDArray, NDArray]:
+    """Right less confidence [n], and the bin of each row [n]."""
+    answer, confidence = probability.argmax(0), probability.max(0)
+    place = np.ceil(confidence * bins).astype(np.int64) - 1
+    return (answer == y) - confidence, place.clip(0, bins - 1)
+
+
 def bootstrap_weights(ids: NDArray, *, draws: int, seed: int) -> NDArray:
     """How often each group is drawn, [draws, groups], when as many groups are drawn as there are.
 
@@ -75,7 +120,92 @@ def weighted_interval(
     """
     size = np.bincount(ids).astype(np.float64)
     hits = np.bincount(ids, weights=right.astype(np.float64))
-    share = (weights @ hits) / (weights @ size)
+    return _percentiles((weights @ hits) / (weights @ size), level)
+
+
+def f1_interval(
+    y: NDArray, predicted: NDArray, n_classes: int, ids: NDArray, weights: NDArray
+) -> tuple[float, float]:
+    """95 % percentile interval of `f1_score` over draws of whole groups."""
+    scores = []
+    for c in [1] if n_classes == 2 else range(n_classes):
+        hit = weights @ np.bincount(ids, weights=((y == c) & (predicted == c)).astype(float))
+        of = weights @ np.bincount(ids, weights=(y == c) * 1.0 + (predicted == c))
+        scores.append(np.divide(2 * hit, of, out=np.full(len(of), np.nan), where=of > 0))
+    return _percentiles(_mean(scores))
+
+
+def area_interval(
+    y: NDArray, scores: NDArray, fold: NDArray, ids: NDArray, weights: NDArray
+) -> tuple[float, float]:
+    """95 % percentile interval of `area_under_curve` over draws of whole groups."""
+    rows = scores[None] if scores.ndim == 1 else scores
+    first = 1 if scores.ndim == 1 else 0
+    classes = []
+    for c, score in enumerate(rows, start=first):
+        within = []
+        for k in np.unique(fold):
+            here = np.flatnonzero(fold == k)
+            here = here[np.argsort(score[here], kind="stable")]
+            ties = np.flatnonzero(np.diff(score[here], prepend=-np.inf) != 0)
+            within.append(_areas(y[here] == c, ties, ids[here], weights))
+        classes.append(_mean(within))
+    return _percentiles(_mean(classes))
+
+
+def _areas(positive: NDArray, ties: NDArray, ids: NDArray, weights: NDArray) -> NDArray:
+    """Areas [draws] of rows in rising order of score; ``ties`` are where a new score begins."""
+    areas = []
+    for part in _parts(weights, len(ids)):
+        w = part[:, ids].astype(np.float64)
+        p, q = w * positive, w * ~positive
+        if len(ties) < len(ids):
+            p, q = np.add.reduceat(p, ties, axis=1), np.add.reduceat(q, ties, axis=1)
+        below = q.cumsum(1) - q / 2
+        pairs = p.sum(1) * q.sum(1)
+        won = (p * below).sum(1)
+        areas.append(np.divide(won, pairs, out=np.full(len(w), np.nan), where=pairs > 0))
+    return np.concatenate(areas)
+
+
+def _parts(weights: NDArray, n: int) -> Iterator[NDArray]:
+    """Draws in parts of which each row's weight fits in memory."""
+    size = max(1, CHUNK // max(n, 1))
+    for start in range(0, len(weights), size):
+        yield weights[start : start + size]
+
+
+def calibration_interval(
+    y: NDArray, probability: NDArray, ids: NDArray, weights: NDArray
+) -> tuple[float, float]:
+    """95 % interval of `calibration_error` over draws of whole groups.
+
+    A draw adds noise to each bin, and its absolute value only grows: the percentiles are moved
+    back by the amount by which the draws' mean exceeds the value itself.
+    """
+    gap, place = _calibration(y, probability, BINS)
+    groups = weights.shape[1]
+    sums = np.bincount(ids * BINS + place, weights=gap, minlength=groups * BINS)
+    draws = np.abs(weights @ sums.reshape(groups, BINS)).sum(1)
+    draws = draws / (weights @ np.bincount(ids).astype(np.float64))
+    value = np.abs(sums.reshape(groups, BINS).sum(0)).sum() / len(y)
+    low, high = _percentiles(draws - (draws.mean() - value))
+    return min(max(0.0, low), value), max(high, value)
+
+
+def _mean(rows: list[NDArray]) -> NDArray:
+    """Mean over the rows of what is defined; nan where nothing is."""
+    stack = np.stack(rows)
+    count = np.isfinite(stack).sum(0)
+    total = np.where(np.isfinite(stack), stack, 0.0).sum(0)
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+
+
+def _percentiles(draws: NDArray, level: float = 0.95) -> tuple[float, float]:
+    """The middle ``level`` of the draws that are defined; nan where none is."""
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return float("nan"), float("nan")
     tail = (1 - level) / 2
-    low, high = np.quantile(share, [tail, 1 - tail])
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)

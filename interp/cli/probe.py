@@ -8,14 +8,15 @@ import typer
 
 from interp.cli import options as o
 from interp.cli.capture import show_plan
-from interp.cli.shell import bar, emit, note, table
+from interp.cli.shell import emit, note, table
+from interp.cli.study import HOOKPOINTS, MODES, Settings, Study, prompted, short_names
+from interp.errors import ParameterError
 
 if TYPE_CHECKING:
     from interp.capturing import Capture
     from interp.data import Dataset
     from interp.models import Model
     from interp.runs import Run
-    from interp.store import ActivationStore
 
 
 def run(
@@ -23,6 +24,37 @@ def run(
     data: o.ManyData,
     hookpoints: o.Hookpoints = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/probe"),
+    mode: Annotated[
+        str, typer.Option(help="recommended, paper or released_code (Concept Depth's recipe).")
+    ] = "recommended",
+    probe: Annotated[
+        str,
+        typer.Option(
+            help="logistic, ridge, difference_of_means, lda, nearest_centroid or random_forest."
+        ),
+    ] = "logistic",
+    prompt: Annotated[str | None, typer.Option(help="Words around every text.")] = None,
+    prompt_layout: Annotated[
+        str | None, typer.Option(help="after or before the text; else as the task has it.")
+    ] = None,
+    random_model: Annotated[
+        bool | None,
+        typer.Option(
+            "--random-model/--no-random-model",
+            help="The control of a model with random weights; by default where it is cheap.",
+        ),
+    ] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Another model for the same report, repeatable.")
+    ] = None,
+    perturb: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND[=STRENGTH]",
+            help="prefix, swap=0.05, drop=0.1, gaussian=0.1, bfloat16, int8, int4 or all; "
+            "repeatable.",
+        ),
+    ] = None,
     pool: o.Pool = "last",
     batch_size: o.BatchSize = None,
     text_column: o.TextColumn = None,
@@ -43,28 +75,46 @@ def run(
 ) -> None:
     """Concept depth: probe every layer for every label of the data, and write a report.
 
-    By default the hook points are embed and resid_post.*: the residual stream of every block.
+    By default the hook points are embed and resid_post.*: the residual stream of every block. The
+    modes paper and released_code read mlp_in.*, the norm before each MLP, with a prompt.
     """
     import interp
     from interp.runs import Run, find_run
 
+    _check(mode, probe)
     if not dry_run:
         find_run(out, resume=resume, force=force)  # refuse before the model is loaded
     sets = _read_all(data, text_column, label_column, group_column)
-    loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
-    wanted = o.split_commas(hookpoints) or ["embed", "resid_post.*"]
-    works = [_work(loaded, d, wanted, pool, batch_size, max_length) for d in sets]
-    for work in works:
-        for line in work.data.notes:
-            note(f"{work.data.name}: {line}")
+    kinds = _perturbations(perturb, sets, pool)
+    sets, prompts = prompted(sets, mode, prompt, prompt_layout)
+    specs = [model, *(compare or [])]
+    wanted = o.split_commas(hookpoints) or HOOKPOINTS[mode]
+    loaded: list[Model] = []
+    works: list[list[Capture]] = []
+    for spec in specs:
+        own = revision if spec == model else None
+        found = interp.load(spec, device, dtype, own, trust_remote_code=trust_remote_code)
+        loaded.append(found)
+        works.append([_work(found, d, wanted, pool, batch_size, max_length) for d in sets])
+    for d in sets:
+        for line in d.notes:
+            note(f"{d.name}: {line}")
     if dry_run:
-        for work in works:
+        for work in (w for row in works for w in row):
             show_plan(work, as_json)
         return
+    settings = Settings(
+        mode, probe, folds, seed, pool, batch_size, max_length, random_model, kinds, prompts
+    )
     options = {
-        "model": loaded.identity(),
+        "model": loaded[0].identity(),
+        "compare": [m.identity() for m in loaded[1:]],
         "data": [[d.name, d.hash, list(d.labels), d.group] for d in sets],
-        "hookpoints": [p.name for p in works[0].points],
+        "hookpoints": [[p.name for p in row[0].points] for row in works],
+        "mode": mode,
+        "probe": probe,
+        "random_model": random_model,
+        "perturb": list(kinds),
         "pool": pool,
         "batch_size": batch_size,
         "folds": folds,
@@ -72,13 +122,13 @@ def run(
         "max_length": max_length,
     }
     started = Run(out, "probe", options, resume=resume, force=force)
-    for work in works:
-        with bar(f"capturing {work.data.name}") as progress:
-            store = work.on_disk(
-                out / "acts" / work.data.name, resume=True, force=False, progress=progress
-            )
-        probe(started, store, work.data, folds, seed)
-    path = finish(started, f"Concept depth of {model}")
+    names = short_names(specs)
+    for short, one, row in zip(names, loaded, works, strict=True):
+        for work in row:
+            study = Study(started, one, work, short if len(specs) > 1 else None, settings)
+            study.depths()
+            study.perturbations()
+    path = finish(started, f"Concept depth of {' and '.join(specs)}")
     if as_json:
         from interp.runs import metrics
 
@@ -88,21 +138,28 @@ def run(
         typer.echo(f"\nreport: {path}")
 
 
-def probe(run: "Run", store: "ActivationStore", data: "Dataset", folds: int, seed: int) -> None:
-    """Concept depth of every label of a data set, saved as it comes."""
-    import probes
+def _check(mode: str, probe: str) -> None:
+    """Refuse a recipe that is none, before anything is read."""
+    if mode not in MODES:
+        raise ParameterError(f"--mode must be one of {', '.join(MODES)}; got {mode!r}.")
+    from probes.plan import PROBES
 
-    for label in data.labels:
-        name = probes.concept_name(data.name, label)
-        if run.found(probes.ConceptDepth, name) is not None:
-            note(f"{name}: found in {run.path}")
-            continue
-        with bar(f"probing {name}") as progress:
-            run.add(
-                probes.concept_depth(
-                    store, label, data.group, folds=folds, seed=seed, progress=progress
-                )
-            )
+    known = PROBES if mode == "recommended" else ("logistic", "random_forest")
+    if probe not in known:
+        raise ParameterError(
+            f"--probe must be one of {', '.join(known)} in the mode {mode}; got {probe!r}."
+        )
+
+
+def _perturbations(values: list[str] | None, sets: "list[Dataset]", pool: str) -> tuple[str, ...]:
+    """What was asked for, checked against the data before a model is loaded."""
+    kinds = tuple(o.split_commas(values))
+    if kinds:
+        from probes.perturb import choose_perturbations
+
+        for data in sets:
+            choose_perturbations(kinds, data, pool)
+    return kinds
 
 
 def finish(run: "Run", title: str) -> Path:
@@ -115,7 +172,10 @@ def finish(run: "Run", title: str) -> Path:
 
 def show(results: Any) -> None:
     """The headline numbers as a table on stdout."""
-    columns = ["concept", "n", "peak", "at", "majority", "bag of words", "jump", "converges"]
+    depths = [r for r in results if r.kind == "concept_depth"]
+    columns = [
+        "concept", "n", "peak", "at", "majority", "bag of words", "onset", "jump", "converges",
+    ]  # fmt: skip
     rows = [
         [
             r.name,
@@ -124,12 +184,27 @@ def show(results: Any) -> None:
             r.peak_hookpoint,
             r.majority,
             r.bag_of_words,
+            r.onset_depth,
             r.jump_point,
             r.converging_point,
         ]
-        for r in results
+        for r in depths
     ]
     table("", columns, rows)
+    for r in (r for r in results if r.kind == "perturbation"):
+        moves = ["jump_point_shift", "converging_point_shift", "onset_depth_shift", "peak_shift"]
+        lines = [[_title(run), run["peak"], *(run[m] for m in moves)] for run in r.runs]
+        typer.echo("")
+        table(
+            f"{r.name} perturbed: shifts of",
+            ["", "peak", "jump", "converges", "onset", "peak by"],
+            lines,
+        )
+
+
+def _title(run: dict[str, Any]) -> str:
+    strength = run["strength"]
+    return run["kind"] if strength is None else f"{run['kind']}={strength:g}"
 
 
 def _read_all(

@@ -7,6 +7,7 @@ exact. Each concept has rows of its own; in the others its column is missing.
 
 import random
 import tokenize
+from bisect import bisect_right
 from collections.abc import Hashable, Iterator
 from typing import NamedTuple
 
@@ -66,7 +67,9 @@ def python_source(n: int = 2500, seed: int = 0) -> Dataset:
     -------
     Dataset
         ``text``, ``file`` (the group), ``line``, ``concept`` (the one that the row is for) and the
-        five labels, missing (``<NA>``) outside the concept. The rows depend on ``n``, ``seed`` and
+        five labels, missing (``<NA>``) outside the concept. ``marks`` has every place of a text
+        whose label for its concept can be known from it, for a row a token; these are as the
+        source has them, with no classes balanced. The rows depend on ``n``, ``seed`` and
         the standard library, so on the version of Python.
 
     Raises
@@ -78,15 +81,18 @@ def python_source(n: int = 2500, seed: int = 0) -> Dataset:
         raise ParameterError(f"demo:python takes at least 30 rows, got n={n}.")
     texts: dict[str, str] = {}
     candidates: dict[str, list[_Candidate]] = {concept: [] for concept in CONCEPTS}
+    everywhere: dict[tuple[str, str], list[Position]] = {}
     for file, source in _sources():
         texts[file] = source.text
         for concept, found in CONCEPTS.items():
             positions = list(found(source))
+            everywhere[concept, file] = sorted(positions, key=lambda p: p.end)
             if len(positions) > LOOKED_AT:
                 positions = random.Random(f"{seed} {concept} {file}").sample(positions, LOOKED_AT)
             candidates[concept] += _visible(file, source, positions)
     if not texts:
         raise DataError("demo:python finds no source files of the standard library in this Python.")
+    marks: dict[str, list[dict[int, int]]] = {concept: [] for concept in CONCEPTS}
     data, notes = [], [f"seed {seed}; {len(texts)} files that pylm was not trained on"]
     for concept in CONCEPTS:
         chosen = _matched(
@@ -97,6 +103,8 @@ def python_source(n: int = 2500, seed: int = 0) -> Dataset:
         for c in sorted(chosen, key=lambda c: (c.file, c.position.end)):
             text = texts[c.file][c.start : c.position.end]
             data.append((text, c.file, c.line, concept, c.position.label))
+            for other in CONCEPTS:
+                marks[other].append(_inside(c, everywhere[concept, c.file], other == concept))
     rows = pd.DataFrame(data, columns=["text", "file", "line", "concept", "label"])
     for concept in CONCEPTS:
         rows[concept] = rows["label"].where(rows["concept"] == concept).astype("Int64")
@@ -110,6 +118,7 @@ def python_source(n: int = 2500, seed: int = 0) -> Dataset:
         group="file",
         text_column="text",
         about=dict(_ABOUT),
+        marks=marks,
         notes=tuple(notes),
     )
 
@@ -131,6 +140,15 @@ def _visible(file: str, source: Source, positions: list[Position]) -> Iterator[_
         start = source.line_start_from(max(0, position.end - WINDOW))
         if start <= position.needs and position.end - start >= SHORTEST:
             yield _Candidate(position, file, source.line_of(position.end), start)
+
+
+def _inside(window: _Candidate, positions: list[Position], own: bool) -> dict[int, int]:
+    """Offset in a window's text -> label, of the places whose label can be known from it."""
+    if not own:
+        return {}
+    first = bisect_right(positions, window.start, key=lambda p: p.end)
+    last = bisect_right(positions, window.position.end, key=lambda p: p.end)
+    return {p.end - window.start: p.label for p in positions[first:last] if p.needs >= window.start}
 
 
 def _matched(candidates: list[_Candidate], n: int, rng: random.Random) -> list[_Candidate]:

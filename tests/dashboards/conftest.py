@@ -1,11 +1,14 @@
 """Results to draw, texts that attack, and a reader of tags."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from probes import ConceptDepth
+from probes.perturb import Perturbed
+from probes.steering import LogitLens, Steering
 
 ATTACKS = {
     "script": "<script>window.hit=1</script>",
@@ -103,9 +106,165 @@ def make_depth(name="facts.label", *, hookpoints=LAYERS, seed=0, **changes):
     return ConceptDepth(**{**fields, **changes})
 
 
+def make_full(name="facts.label", *, model="demo:pylm", hookpoints=LAYERS, seed=0, **changes):
+    """A result that holds all that one can hold; a higher seed knows the concept later."""
+    base = make_depth(name, hookpoints=hookpoints, seed=seed)
+    rng = np.random.default_rng(seed)
+    n, d = len(hookpoints), len(hookpoints) - 1
+    at = np.linspace(0, 1, n)
+    accuracy = 0.52 + 0.4 / (1 + np.exp(-14 * (at - 0.3 - 0.05 * (seed % 6))))
+    accuracy = accuracy + rng.normal(0, 0.006, n)
+    untrained = 0.56 + 0.03 * at + rng.normal(0, 0.008, n)
+    features = 0.5 + rng.normal(0, 0.01, n)
+    p = np.where(accuracy > 0.6, 0.001, 0.4)
+    onset = int(np.argmax(accuracy > 0.6))
+    fields = dict(
+        accuracy=accuracy,
+        accuracy_low=accuracy - 0.03,
+        accuracy_high=accuracy + 0.03,
+        peak=float(accuracy.max()),
+        peak_hookpoint=hookpoints[int(accuracy.argmax())],
+        selectivity=accuracy - base.shuffled,
+        selectivity_low=accuracy - base.shuffled - 0.04,
+        selectivity_high=accuracy - base.shuffled + 0.04,
+        f1_low=base.f1 - 0.03,
+        f1_high=base.f1 + 0.03,
+        auc_low=base.auc - 0.03,
+        auc_high=base.auc + 0.03,
+        calibration_error=0.1 - 0.05 * at,
+        calibration_error_low=0.08 - 0.05 * at,
+        calibration_error_high=0.13 - 0.05 * at,
+        variation_rate=np.concatenate([[np.nan], accuracy[1:] / accuracy[:-1]]),
+        converging_literal=(d - 1) / d,
+        converging_point=min(onset + 2, d) / d,
+        converging_hookpoint=hookpoints[min(onset + 2, d)],
+        jump_point=(onset - 1) / d,
+        jump_hookpoint=hookpoints[onset],
+        onset_depth=(onset - 1) / d,
+        onset_hookpoint=hookpoints[onset],
+        onset_low=max(onset - 2, 0) / d,
+        onset_high=min(onset, d - 1) / d,
+        p_value=p,
+        p_adjusted=np.minimum(1.0, p * d),
+        random_model=untrained,
+        random_model_low=untrained - 0.03,
+        random_model_high=untrained + 0.03,
+        random_features=features,
+        random_features_low=features - 0.03,
+        random_features_high=features + 0.03,
+        probe="logistic",
+        prompt="Is it true?",
+        warnings=("A random split would separate matched rows: 407 of 748 groups.",),
+        provenance={**base.provenance, "model": {"spec": model, "fingerprint": "9f2c51aa"}},
+    )
+    return replace(base, **{**fields, **changes})
+
+
+def make_perturbed(name="facts.label", **changes):
+    """Every perturbation; the input noise moves depths, the coarse weights the accuracy."""
+    kinds = (
+        ("prefix", None, 0.0, 0.2, 0.2, -0.01),
+        ("swap", 0.05, 0.2, 0.0, 0.2, -0.05),
+        ("drop", 0.1, None, 0.4, None, -0.12),
+        ("gaussian", 0.1, 0.0, 0.0, 0.0, 0.004),
+        ("bfloat16", None, 0.0, 0.0, 0.0, 0.0),
+        ("int8", None, 0.0, 0.0, 0.0, -0.002),
+        ("int4", None, 0.2, 0.2, 0.4, -0.08),
+    )
+    clean = dict(
+        accuracy=[0.5, 0.7, 0.9], accuracy_low=[0.4, 0.6, 0.8], accuracy_high=[0.6, 0.8, 0.95],
+        jump_point=0.2, converging_point=0.4, onset_depth=0.2, peak=0.9,
+    )  # fmt: skip
+    runs = tuple(
+        {
+            **clean, "kind": kind, "strength": strength, "jump_point_shift": jump,
+            "converging_point_shift": converging, "onset_depth_shift": onset, "peak_shift": peak,
+        }
+        for kind, strength, jump, converging, onset, peak in kinds
+    )  # fmt: skip
+    fields = dict(
+        name=name, n=600, label="label", groups="city", hookpoints=("embed", "a.0", "a.1"),
+        layers=(1, 2), majority=0.5, clean=clean, runs=runs, seed=0,
+        notes=("The noise is seeded.",),
+        provenance={"model": {"spec": "demo:pylm"}, "data": {"name": name.partition(".")[0]}},
+    )  # fmt: skip
+    return Perturbed(**{**fields, **changes})
+
+
+def make_steering(name="facts.label", **changes):
+    """A direction that flips the answer, beside random ones that do not."""
+    alphas = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
+    a = np.array(alphas)
+    odds = -0.4 + 0.9 * a
+    fields = dict(
+        name=name, n=200, label="label", hookpoint="resid_post.3", classes=("False", "True"),
+        answers={"False": [" No"], "True": [" Yes"]}, alphas=alphas, step=3.2,
+        log_odds=odds, log_odds_low=odds - 0.3, log_odds_high=odds + 0.3,
+        positive=1 / (1 + np.exp(-odds)), flipped=np.clip(np.abs(a) / 5, 0, 1),
+        right=np.full(7, 0.6), random_log_odds=-0.4 + 0.02 * a, random_low=-0.7 + 0.02 * a,
+        random_high=-0.1 + 0.05 * a, random_flipped=np.full(7, 0.03), directions=5, slope=0.9,
+        random_slope=0.05, answer_mass=0.31, seed=0, notes=("alpha = 1 is one class distance.",),
+        provenance={"model": {"spec": "demo:pylm"}, "data": {"name": name.partition(".")[0]}},
+    )  # fmt: skip
+    return Steering(**{**fields, **changes})
+
+
+def make_lens(name="facts.label", **changes):
+    """Ten tokens raised and ten lowered."""
+    raised = (" true", " yes", "yes", "\n", "\t", " correct", " right", "True", " is", "")
+    lowered = (" false", " no", "No", " not", "n't", " never", " wrong", "False", "0", " <b>")
+    fields = dict(
+        name=name, n=32_000, hookpoint="resid_post.3", raised=raised, lowered=lowered,
+        raised_ids=tuple(range(10)), lowered_ids=tuple(range(10, 20)),
+        raised_logits=np.linspace(9, 4, 10), lowered_logits=np.linspace(-8, -3, 10), spread=1.4,
+        notes=("A linear reading.",), provenance={"model": {"spec": "demo:pylm"}},
+    )  # fmt: skip
+    return LogitLens(**{**fields, **changes})
+
+
+LARGE = ("embed", *(f"resid_post.{i}" for i in range(12)))
+
+
+def make_everything():
+    """A report of all kinds: three concepts in three models, disturbed, steered and read."""
+    names = ("facts.label", "python.keyword", "python.in_loop")
+    models = (("demo:pylm", LAYERS), ("small/model", LARGE[:9]), ("org/larger-model", LARGE))
+    depths = [
+        make_full(name, model=model, hookpoints=hookpoints, seed=i + 2 * j)
+        for j, name in enumerate(names)
+        for i, (model, hookpoints) in enumerate(models)
+    ]
+    return [*depths, make_perturbed(), make_steering(), make_lens()]
+
+
 @pytest.fixture(scope="session")
 def depth():
     return make_depth
+
+
+@pytest.fixture(scope="session")
+def full():
+    return make_full
+
+
+@pytest.fixture(scope="session")
+def perturbed():
+    return make_perturbed
+
+
+@pytest.fixture(scope="session")
+def steering():
+    return make_steering
+
+
+@pytest.fixture(scope="session")
+def lens():
+    return make_lens
+
+
+@pytest.fixture(scope="session")
+def everything():
+    return make_everything()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 
+import numpy as np
 import pytest
 
 from dashboards import Report
@@ -73,6 +74,38 @@ def test_it_opens_alone_and_draws_every_figure(opened, path, six, width, scheme)
     assert page.locator("figure#map1 .main-svg text", has_text="facts.label").count() == 1
     paths = page.locator("figure#fig1 .scatterlayer .js-line")
     assert paths.count() >= 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_kind_of_figure_is_drawn_and_fits(opened, everything, tmp_path, width, scheme):
+    path = Report(everything, command="interp probe").write(tmp_path / "all.html")
+    page, complaints, requests = opened(path, width, scheme)
+    assert complaints == [] and requests == [path.as_uri()]
+    plots = page.locator(".plot").count()
+    assert plots == page.locator(".plot:has(.main-svg .cartesianlayer)").count() == 19
+    assert page.evaluate(OVERFLOW) <= 0
+    # Every title of an axis lies within its picture.
+    outside = page.evaluate("""[...document.querySelectorAll('.plot')].flatMap(p => {
+      const box = p.getBoundingClientRect();
+      return [...p.querySelectorAll('.xtitle, .x2title, .ytitle, .legendtext')].filter(t => {
+        const b = t.getBoundingClientRect();
+        return b.width && (b.left < box.left - 1 || b.right > box.right + 1);
+      }).map(t => p.dataset.spec + ': ' + t.textContent);
+    })""")
+    assert outside == []
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert page.evaluate(OVERFLOW) <= 0
+
+
+def test_the_legend_brings_the_hidden_control_with_its_band(opened, full, tmp_path):
+    page, _, _ = opened(Report(full()).write(tmp_path / "one.html"))
+    lines, bands = "#fig1 .scatterlayer .js-line", "#fig1 .scatterlayer .js-fill"
+    before = page.locator(lines).count(), page.locator(bands).count()
+    entry = page.locator("#fig1 .legend .traces", has_text="random features")
+    entry.locator(".legendtoggle").click()
+    page.wait_for_timeout(600)
+    assert (page.locator(lines).count(), page.locator(bands).count()) > before
 
 
 def test_the_measure_of_overflow_sees_an_overflow(opened, tmp_path):
@@ -158,7 +191,9 @@ def test_all_details_open_without_overflow(opened, path):
     assert page.evaluate(OVERFLOW) <= 0
 
 
-def test_attacks_do_not_run_and_do_not_break_the_page(opened, depth, attacks, tmp_path):
+def test_attacks_do_not_run_and_do_not_break_the_page(
+    opened, depth, perturbed, steering, lens, attacks, tmp_path
+):
     text = " ".join(v[:500] for v in attacks.values() if "\ud800" not in v)
     anchor = '<a href="javascript:window.hit=1">x</a><b>y</b>'
     results = [
@@ -174,12 +209,22 @@ def test_attacks_do_not_run_and_do_not_break_the_page(opened, depth, attacks, tm
         for t in (text, anchor, "\ud800", attacks["long"])
     ]
     two = depth(f"b.{text}", hookpoints=results[0].hookpoints, provenance=results[0].provenance)
+    tokens = [v for v in attacks.values() if "\ud800" not in v]  # pandas holds no lone surrogates
+    run = {**perturbed().runs[0], "kind": text}
+    others = [
+        depth(results[0].name, provenance={"model": {"spec": anchor}}),  # a second model
+        perturbed(f"a.{text}", runs=(run,), notes=(text,)),
+        steering(f"a.{text}", classes=(text, anchor), hookpoint=anchor, notes=(text,)),
+        lens(f"a.{text}", raised=(text, anchor, *tokens), raised_ids=tuple(range(2 + len(tokens))),
+             raised_logits=np.arange(2.0 + len(tokens))),
+    ]  # fmt: skip
+    results += others
     path = Report([*results, two], title=text, command=text).write(tmp_path / "attack.html")
     page, complaints, requests = opened(path, 390)
     assert complaints == [] and requests == [path.as_uri()]
     assert page.evaluate("window.hit") is None
     assert page.locator("img").count() == 0 and page.locator("svg a").count() == 0
-    assert page.locator("script").count() == 2 + 1 + len(results) + 2
+    assert page.locator("script").count() == 2 + 1 + len(results) + 4
     assert page.evaluate(OVERFLOW) <= 0
 
 

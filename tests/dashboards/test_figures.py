@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dashboards import figure, heatmap
-from dashboards.figures import COLOURS, CONFIG, FIGURES, PARTNERS, SCALE
+from dashboards.figures import FIGURES
+from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE
 from interp.errors import ParameterError
 from interp.results import Result
 
@@ -33,15 +34,70 @@ def test_the_points_stand_where_the_result_puts_them(depth):
     fig = figure(depth())
     assert list(trace(fig, "jump point").x) == [2]
     assert list(trace(fig, "converging point").x) == [4]
-    assert [a.text for a in fig.layout.annotations] == ["jump 0.33", "converging 0.67"]
+    assert {a.text for a in fig.layout.annotations} == {"jump 0.33", "converging 0.67"}
     names = [t.name for t in figure(depth(jump_point=None, converging_point=None)).data]
     assert "jump point" not in names and "converging point" not in names
+
+
+def test_points_of_one_place_share_a_label_and_are_all_seen(full):
+    r = full()
+    fig = figure(r)
+    assert r.onset_hookpoint == r.jump_hookpoint
+    texts = {a.text for a in fig.layout.annotations}
+    assert texts == {
+        f"onset {r.onset_depth:.2f}, jump {r.jump_point:.2f}",
+        f"converging {r.converging_point:.2f}",
+    }
+    marks = [trace(fig, name) for name in ("onset", "converging point", "jump point")]
+    sizes = [m.marker.size for m in marks]
+    assert sizes == sorted(sizes, reverse=True)  # the largest is drawn first
+    assert [fig.data.index(m) for m in marks] == sorted(fig.data.index(m) for m in marks)
+
+
+def test_the_onset_bar_ends_at_the_hook_points_of_its_interval(full):
+    r = full(onset_low=0.2, onset_high=0.6)
+    bar, at = trace(figure(r), "onset"), r.hookpoints.index(r.onset_hookpoint)
+    ends = at - bar.error_x.arrayminus[0], at + bar.error_x.array[0]
+    assert [r.hookpoints[int(e)] for e in ends] == ["resid_post.1", "resid_post.3"]
+    beyond = trace(figure(full(onset_high=None)), "onset")
+    assert at + beyond.error_x.array[0] == len(r.hookpoints) - 1
+    assert "to none)" in figure(full(onset_high=None)).layout.meta["alt"]
+    assert trace(figure(full(onset_low=None)), "onset").error_x.array is None
+
+
+def test_each_control_is_drawn_with_its_band_where_it_is_there(full, depth):
+    r = full()
+    fig = figure(r)
+    for name, field in (
+        ("random-initialised model", "random_model"),
+        ("random features", "random_features"),
+        ("shuffled labels", "shuffled"),
+    ):
+        line = trace(fig, name)
+        np.testing.assert_array_equal(line.y, getattr(r, field).astype(np.float32))
+        band = next(t for t in fig.data if t.fill == "toself" and t.legendgroup == field)
+        low = getattr(r, f"{field}_low").astype(np.float32)
+        np.testing.assert_array_equal(band.y[: len(low)], low)
+        assert band.visible == line.visible  # the legend hides and shows both
+        low_high = f"{getattr(r, field).min():.2f} to {getattr(r, field).max():.2f}"
+        assert f"{name} {low_high}" in fig.layout.meta["alt"]
+    assert trace(fig, "random features").visible == "legendonly"
+    assert trace(fig, "random-initialised model").visible is True
+    names = {t.name for t in figure(depth()).data}
+    assert not names & {"random-initialised model", "random features", "onset"}
+    assert "onset" not in {t.name for t in figure(full(onset_hookpoint=None)).data}
 
 
 def test_no_curve_is_told_by_colour_alone(depth):
     lines = [t for t in figure(depth()).data if t.mode and "lines" in t.mode and t.name]
     looks = {(t.line.dash, t.marker.symbol if "markers" in t.mode else None) for t in lines}
     assert len(lines) == 4 and len(looks) == 4
+
+
+def test_no_curve_of_seven_is_told_by_colour_alone(full):
+    lines = [t for t in figure(full()).data if t.mode and "lines" in t.mode and t.name]
+    looks = {(t.line.dash, t.marker.symbol if "markers" in t.mode else None) for t in lines}
+    assert len(lines) == 6 and len(looks) == 6
 
 
 def test_numbers_are_typed_arrays_of_four_bytes(depth):
@@ -164,7 +220,16 @@ def test_colours_read_on_their_paper():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     for mode in (0, 1):
         paper = COLOURS["paper"][mode]
-        for name in ("ink", "soft", "bag", "shuffled", "majority", "curve"):
+        for name in (
+            "ink",
+            "soft",
+            "bag",
+            "shuffled",
+            "majority",
+            "curve",
+            "untrained",
+            "features",
+        ):
             assert contrast(COLOURS[name][mode], paper) >= 4.5, name
     middle = len(SCALE) // 2
     for i, colour in enumerate(SCALE):

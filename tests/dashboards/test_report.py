@@ -57,7 +57,7 @@ def test_the_upload_is_off_for_every_figure(bare, six):
     script = Path(__file__).parents[2] / "dashboards/assets/report.js"
     calls = re.findall(r"Plotly\.\w+\(.*", script.read_text())
     assert len(calls) == 1 and calls[0].endswith("settings.config);")
-    assert len(figures_of(bare)) == len(six) + 1
+    assert len(figures_of(bare)) == len(six) + 2  # and the heat map, and the points
 
 
 def test_headings_never_skip_a_level(bare):
@@ -91,8 +91,8 @@ def test_tables_hold_the_results_numbers(depth, reader):
     for row, (_, expected) in zip(rows, frame.iterrows(), strict=True):
         cells = [reader(c).text for c in re.findall(r"<t[hd].*?</t[hd]>", row)]
         numbers = [v for v in expected if isinstance(v, float | np.floating)]
-        shown = [float(c) for c in cells if re.fullmatch(r"-?\d+\.\d{4}", c)]
-        np.testing.assert_allclose(shown, numbers, atol=5e-5)
+        shown = [float(v) for c in cells[1:] for v in re.findall(r"-?\d+\.\d{4}", c)]
+        np.testing.assert_allclose(shown, [v for v in numbers if v == v], atol=5e-5)
         assert cells[0] == expected.iloc[0]
 
 
@@ -121,6 +121,68 @@ def test_what_was_done_is_said_and_what_is_careful_stands_out(depth):
     for part in ("Features are standardised.", "600 rows (False: 300, True: 300) in 120 groups"):
         assert part in text
     assert "Is the statement true?" in text and "The text column is" in text
+
+
+def test_warnings_of_the_new_kind_and_of_the_old_stand_out(full):
+    notes = ("Features are standardised.", "Careful: an old result says this.")
+    text = Report(full(notes=notes, warnings=("The bag is full.", "Mind <b>this</b>."))).html()
+    for sentence in (
+        "The bag is full.",
+        "Mind &lt;b&gt;this&lt;/b&gt;.",
+        "an old result says this.",
+    ):
+        assert f'Warning.</strong> <bdi class="data">{sentence}' in text
+    assert "Careful:" not in text
+
+
+def test_how_it_was_measured_names_mode_probe_and_prompt(full, reader):
+    r = full(mode="released_code", probe="random_forest", prompt="Is it <so>?")
+    text = reader(Report(r).html().replace(plotly.offline.get_plotlyjs(), "")).text
+    for part in ("Mode: released code.", "Probe: random forest.", "Prompt: “Is it <so>?”"):
+        assert part in text
+    assert "Prompt:" not in Report(full(prompt=None)).html()
+
+
+def test_the_headlines_hold_the_new_numbers_only_where_there_are_some(full, depth, reader):
+    r = full()
+    at = int(r.accuracy.argmax())
+    tables = [t for t in re.findall(r"<table>.*?</table>", Report(r).html(), re.S)][:2]
+    scores, depths = (reader(t).text for t in tables)
+    for name in ("selectivity", "calibration_error", "random_model"):
+        assert f"{getattr(r, name)[at]:.3f}" in scores
+    assert f"{r.onset_depth:.2f} [{r.onset_low:.2f}, {r.onset_high:.2f}]" in depths
+    assert f"{r.converging_literal:.2f}" in depths and f"{r.p_adjusted.min():.3f}" in depths
+    assert r.onset_hookpoint in depths and "literal rule" in depths
+    old = Report(depth()).html().replace(plotly.offline.get_plotlyjs(), "")
+    for name in ("calibration error", "random model", "literal rule", "p (Holm)", "Onset is"):
+        assert name not in old
+    none = full(onset_depth=None, onset_hookpoint=None, reasons={"onset_depth": "beats nothing."})
+    assert "beats nothing." in Report(none).html() and "No onset: beats" in Report(none).html()
+
+
+def test_several_models_have_their_figures_and_each_its_heat_map(everything, reader):
+    page = Report(everything, command="interp probe").html()
+    bare = page.replace(plotly.offline.get_plotlyjs(), "")
+    specs = re.findall(r'id="([a-z0-9]+)-spec"', bare)
+    assert [s for s in specs if s.startswith("models")] == ["models1", "models2", "models3"]
+    assert [s for s in specs if s.startswith("map")] == ["map1", "map2", "map3"]
+    assert "points" in specs and len(page.encode()) < 8_000_000
+    ids = re.findall(r'\bid="([^"]+)"', bare)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'href="#([^"]+)"', bare)) <= set(ids)
+    levels = [int(n) for n in re.findall(r"<h([1-6])", bare)]
+    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    for part in re.findall(r"<figure.*?</figure>", bare, re.S):
+        assert re.search(r'role="img" aria-label="[^"]{40,}"', part) and "<table>" in part
+    heads = [reader(h).text for h in re.findall(r"<h3>.*?</h3>", bare)]
+    first = heads.index("facts.label: demo:pylm")
+    assert heads[first + 1 : first + 6] == [
+        "facts.label: small/model",
+        "facts.label: org/larger-model",
+        "facts.label: perturbations, demo:pylm",
+        "facts.label: steering, demo:pylm",
+        "facts.label: logit lens, demo:pylm",
+    ]
+    assert "What demo:pylm, small/model and org/larger-model represent" in bare
 
 
 def test_one_result_has_no_heat_map_and_two_have_one(depth):
@@ -153,7 +215,7 @@ def test_a_page_is_cut_to_its_budget_and_says_what_is_gone(six):
 
 
 def test_long_tables_are_cut_and_say_so(depth, monkeypatch):
-    monkeypatch.setattr("dashboards.report.ROWS", 10)
+    monkeypatch.setattr("dashboards.tables.ROWS", 10)
     layers = tuple(f"resid_post.{i}" for i in range(80))
     text = Report([depth(f"set.c{i}", hookpoints=layers) for i in range(25)]).html()
     assert "15 more are not shown" in text

@@ -20,8 +20,8 @@ COMMANDS = {
     "hookpoints": "MODEL MATCH ROLES DEVICE REVISION TRUST JSON CONFIG",
     "capture": "MODEL DATA HOOKPOINTS OUT POOL BATCH COLUMNS DTYPE STORE_DTYPE MAX DEVICE REVISION "
     "TRUST RESUME FORCE DRY JSON CONFIG",
-    "probe": "MODEL DATA HOOKPOINTS OUT POOL BATCH COLUMNS FOLDS SEED DTYPE MAX DEVICE REVISION "
-    "TRUST RESUME FORCE DRY JSON CONFIG",
+    "probe": "MODEL DATA HOOKPOINTS OUT MODE PROBE PROMPT RANDOM COMPARE PERTURB POOL BATCH "
+    "COLUMNS FOLDS SEED DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
 }
@@ -35,6 +35,12 @@ FLAGS = {
     "OUT": "--out",
     "POOL": "--pool",
     "BATCH": "--batch-size",
+    "MODE": "--mode",
+    "PROBE": "--probe",
+    "PROMPT": "--prompt --prompt-layout",
+    "RANDOM": "--random-model",
+    "COMPARE": "--compare",
+    "PERTURB": "--perturb",
     "COLUMNS": "--text-column --label-column --group-column",
     "DTYPE": "--dtype",
     "STORE_DTYPE": "--store-dtype",

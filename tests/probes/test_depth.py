@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.errors import DataError, LayerNotFound, ParameterError
+from interp.errors import DataError, LayerNotFound, ParameterError, ShapeError
 from interp.results import Result
 from interp.runs import metrics
 from interp.store import ActivationStore
 from probes import ConceptDepth, concept_depth
+from probes.curves import MORE_CURVES
 
 NAMES = ("embed", *(f"resid_post.{i}" for i in range(6)))
 
@@ -175,9 +176,9 @@ def test_no_texts_no_bag_of_words():
 def test_a_random_split_through_known_groups_is_warned_of():
     store = planted(n=60, names=NAMES[:1], groups=10)
     store.manifest["data"]["group"] = "city"
-    assert "Give groups='city'." in concept_depth(store, permutations=2).notes[-1]
+    assert "Give groups='city'." in concept_depth(store, permutations=2).warnings[0]
     grouped = concept_depth(store, groups="city", permutations=2)
-    assert "Careful" not in " ".join(grouped.notes)
+    assert grouped.warnings == ()
 
 
 def test_constant_features_are_at_chance_and_noted():
@@ -186,7 +187,7 @@ def test_constant_features_are_at_chance_and_noted():
     r = concept_depth(store, permutations=2)
     assert r.accuracy[0] <= 0.55
     assert r.auc[0] == 0.5
-    assert "All rows are equal at embed" in r.notes[-1]
+    assert "All rows are equal at embed" in r.warnings[0]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -217,3 +218,214 @@ def test_settings_are_checked():
     with pytest.raises(DataError, match="3 rows cannot be split into 5 folds"):
         concept_depth(planted(n=3, names=NAMES[:1]))
     assert concept_depth(store, folds=2, strengths=0.1, permutations=2).strengths == (0.1,)
+
+
+def test_every_score_has_its_interval(depth):
+    for name in ("accuracy", "f1", "auc", "calibration_error", "selectivity"):
+        low, value, high = (getattr(depth, name + end) for end in ("_low", "", "_high"))
+        assert ((low <= value + 1e-9) & (value <= high + 1e-9)).all(), name
+    assert (depth.f1_low < depth.f1_high)[:4].all()
+    assert (depth.calibration_error < 0.25).all()
+
+
+def test_depth_measures(depth):
+    assert np.isnan(depth.variation_rate[:2]).all()
+    np.testing.assert_allclose(depth.variation_rate[2:], depth.accuracy[2:] / depth.accuracy[1:-1])
+    assert depth.converging_literal == pytest.approx(5 / 6)
+    r = concept_depth(planted(seed=1), "label", "city")
+    assert (r.onset_hookpoint, r.onset_depth) == ("resid_post.3", pytest.approx(3 / 6))
+    assert r.onset_low <= r.onset_depth <= r.onset_high
+    assert depth.probe == "logistic"
+    assert depth.warnings == ()
+
+
+def test_controls_on_random_features_and_a_random_model():
+    store, noise = planted(), planted(onset=9, seed=1)
+    noise.rows["label"] = store.rows["label"]
+    r = concept_depth(store, groups="city", random_model=noise, permutations=2)
+    assert (np.abs(r.random_model - 0.5) < 0.15).all()
+    assert (np.abs(r.random_features - 0.5) < 0.15).all()
+    assert np.ptp(r.random_features) == 0  # one width, one draw
+    assert (r.random_model_low <= r.random_model).all()
+    assert (r.random_features_high >= r.random_features).all()
+    assert r.accuracy[-1] > r.random_model_high[-1]
+    same = concept_depth(store, groups="city", random_model=store, permutations=0)
+    np.testing.assert_array_equal(same.random_model, same.accuracy)
+    without = concept_depth(store, permutations=0, random_features=False)
+    assert without.random_features is None
+    assert without.random_model is None
+    assert "no store of a random" in without.reasons["random_model"]
+
+
+def test_a_random_model_of_other_rows_is_refused():
+    store = planted(n=60, names=NAMES[:2])
+    with pytest.raises(ShapeError, match="has 50 rows and the store 60"):
+        concept_depth(store, random_model=planted(n=50, names=NAMES[:2]))
+    with pytest.raises(LayerNotFound, match="no hook point 'resid_post.0'"):
+        concept_depth(store, random_model=planted(n=60, names=NAMES[:1]))
+    with pytest.raises(DataError, match="other values of 'label'"):
+        concept_depth(store, random_model=planted(n=60, names=NAMES[:2], seed=1))
+
+
+@pytest.mark.parametrize(
+    "probe", ["logistic", "ridge", "lda", "difference_of_means", "nearest_centroid"]
+)
+def test_every_linear_probe_finds_it_and_points_to_it(probe):
+    store = planted(names=NAMES[:6])
+    r = concept_depth(store, groups="city", probe=probe, permutations=5)
+    assert r.accuracy[-1] > 0.9
+    assert (r.accuracy[:3] < 0.65).all()
+    assert r.onset_hookpoint == "resid_post.3"
+    v = r.direction("resid_post.4")
+    assert v.dtype == torch.float32
+    assert float(v.norm()) == pytest.approx(1)
+    torch.testing.assert_close(v, r.direction(-1))
+    torch.testing.assert_close(-v, r.direction(4, class_="0"))
+    # Feature 1 is raised in class 1 and feature 0 in class 0.
+    assert v[1] > 0.4 and v[0] < -0.4
+    assert np.isnan(r.calibration_error).all() == (probe in ("ridge", "nearest_centroid"))
+    if probe in ("ridge", "nearest_centroid"):
+        assert probe in r.reasons["calibration_error"]
+    assert np.isnan(r.strength).all() == (probe in ("difference_of_means", "nearest_centroid"))
+    json.dumps(r.metrics(), allow_nan=False)
+
+
+def test_directions_are_in_the_activations_own_units():
+    store = planted(n=300, onset=-1, names=("resid_post.0",))
+    scaled = {"resid_post.0": store["resid_post.0"][:] * torch.linspace(0.1, 10, 20)}
+    one = concept_depth(store, permutations=0)
+    other = concept_depth(ActivationStore.from_tensors(scaled, store.rows), permutations=0)
+    x, z = store["resid_post.0"][:], scaled["resid_post.0"]
+    a = x @ torch.from_numpy(one.directions["resid_post.0"][0])
+    b = z @ torch.from_numpy(other.directions["resid_post.0"][0])
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)  # the same scores of the same rows
+
+
+def test_direction_says_what_it_needs():
+    many = concept_depth(planted(n=150, k=3, names=NAMES[:5]), permutations=0)
+    assert many.direction(3, class_="2").shape == (20,)
+    for where, options, error, match in (
+        (3, {}, ParameterError, "3 classes and a direction for each; give class_= one of 0, 1, 2"),
+        (3, {"class_": "x"}, ParameterError, "one of 0, 1, 2; got 'x'"),
+        (9, {}, LayerNotFound, "4 layers, 0 to 3; got 9"),
+        ("resid_pst.1", {}, LayerNotFound, "did you mean 'resid_post.1'"),
+    ):
+        with pytest.raises(error, match=match):
+            many.direction(where, **options)
+    store = planted(n=60, names=NAMES[:2])
+    store["embed"]._parts[0].tensor[:] = 0.5
+    with pytest.raises(ParameterError, match="coefficients of 0 and so no direction"):
+        concept_depth(store, permutations=0).direction("embed")
+
+
+def test_results_saved_before_load(depth, tmp_path):
+    path = depth.save(tmp_path / "r.json")
+    document = json.loads(path.read_text())
+    new = [k for k in document["fields"] if k in MORE_CURVES or k in ("probe", "directions")]
+    for name in new:
+        del document["fields"][name]
+    path.write_text(json.dumps(document))
+    old = Result.load(path)
+    assert old.f1_low is None
+    assert old.metrics()["f1_low"] is None
+    assert "f1_low" not in old.to_frame()
+    assert "f1_low" in depth.to_frame()
+
+
+def test_directions_and_warnings_survive_a_file(depth, tmp_path):
+    again = Result.load(depth.save(tmp_path / "r.json"))
+    torch.testing.assert_close(again.direction(-1), depth.direction(-1))
+    assert again.warnings == depth.warnings
+
+
+def test_weights_of_rows_and_classes():
+    store = planted(n=120, names=NAMES[:5])
+    zero = np.ones(120)
+    zero[:30] = 0
+    store.rows["weight"] = zero
+    wrong = store["resid_post.3"]._parts[0].tensor
+    wrong[:30] = wrong[:30].flip(1) * 9  # rows of no weight teach nothing
+    kept = concept_depth(store, sample_weight="weight", permutations=2)
+    assert "sample weights" in " ".join(kept.notes)
+    assert kept.accuracy[4] > concept_depth(store, permutations=2).accuracy[4] - 0.02
+    equal = concept_depth(store, sample_weight=np.full(120, 1.0), permutations=2)
+    plain = concept_depth(store, permutations=2)
+    np.testing.assert_allclose(equal.accuracy, plain.accuracy, atol=0.02)
+    rare = planted(n=120, names=NAMES[:2])
+    rare.rows["label"] = (np.arange(120) % 6 == 0).astype(int)
+    plain, even = (concept_depth(rare, class_weight=w, permutations=0) for w in (None, "balanced"))
+    assert even.f1[0] > plain.f1[0]  # answers the rare class now
+    heavy = concept_depth(rare, class_weight={1: 5.0, 0: 1.0}, permutations=0)
+    assert heavy.f1[0] > plain.f1[0]
+    for options, error, match in (
+        ({"sample_weight": "wieght"}, DataError, "no column 'wieght' for the sample weights"),
+        ({"sample_weight": np.ones(7)}, ShapeError, "one entry a row; got 7 for 120"),
+        ({"sample_weight": -np.ones(120)}, DataError, "0 or more"),
+        ({"sample_weight": store.rows["label"]}, DataError, "class '0' has no weight"),
+        ({"class_weight": "even"}, ParameterError, "'balanced' or a dict; got 'even'"),
+        ({"class_weight": {"x": 1.0}}, ParameterError, "each of 0, 1 a positive number"),
+    ):
+        with pytest.raises(error, match=match):
+            concept_depth(store, permutations=0, **options)
+
+
+def tokens(n_documents=40, length=6, seed=0, **columns):
+    """A store of single positions; the label can be read, and texts have a mark of their own."""
+    rng = np.random.default_rng(seed)
+    document = np.repeat(np.arange(n_documents), length)
+    position = np.tile(np.arange(length), n_documents)
+    of_text = rng.integers(0, 2, n_documents)
+    label = rng.integers(0, 2, (n_documents, length))
+    X = rng.standard_normal((len(document), 30))
+    X[:, 0] += 5 * label.reshape(-1)
+    X[:, 1:] += 3 * rng.standard_normal((n_documents, 29))[document]
+    rows = pd.DataFrame({"topic": of_text, "keyword": list(label), **columns})
+    store = ActivationStore.from_tensors({"resid_post.0": torch.from_numpy(X)}, pool="all")
+    store._documents = rows
+    store._tokens["resid_post.0"] = pd.DataFrame({"document": document, "position": position})
+    return store
+
+
+def test_a_label_for_each_token():
+    r = concept_depth(tokens(), "keyword", permutations=2)
+    assert r.n == 240
+    assert r.accuracy[0] > 0.9
+    assert (r.groups, r.n_groups) == ("document", 40)
+    assert r.warnings == ()
+    assert "single positions" in r.reasons["bag_of_words"]
+    store = tokens()
+    sparse = [list(v) for v in store._documents["keyword"]]
+    sparse[0] = [None] * 6
+    sparse[1][2] = None
+    sparse[2] = None
+    store._documents["keyword"] = pd.Series(sparse, dtype=object)
+    assert concept_depth(store, "keyword", permutations=0).n == 240 - 6 - 1 - 6
+    sparse[3] = [1]
+    short = tokens()
+    short._documents["keyword"] = pd.Series(sparse, dtype=object)
+    with pytest.raises(DataError, match="has 1 entries for the document of row 19"):
+        concept_depth(short, "keyword", permutations=0)
+
+
+def test_tokens_of_a_text_are_kept_together_unless_told_otherwise():
+    together = concept_depth(tokens(), "topic", permutations=0)
+    apart = concept_depth(tokens(), "topic", groups=False, permutations=0)
+    assert together.accuracy[0] < 0.65
+    assert apart.accuracy[0] > 0.75  # it knows the texts again
+    assert "tokens of 40 of 40 documents are in training and test" in apart.warnings[0].lower()
+    assert apart.groups is None
+
+
+def test_a_class_missing_from_a_fold_and_very_few_rows():
+    store = planted(n=60, names=NAMES[:2])
+    store.rows["label"] = (np.arange(60) >= 57).astype(int)
+    r = concept_depth(store, permutations=2)  # three of a class in five folds
+    assert np.isfinite(r.auc).all()
+    assert r.majority == pytest.approx(0.95)
+    three = planted(n=3, names=NAMES[:1])
+    for options in ({"folds": 2, "strengths": 1.0}, {"folds": 3, "strengths": 1.0}):
+        with pytest.raises(DataError, match="class . has only one row"):
+            concept_depth(three, **options)
+    four = concept_depth(planted(n=4, names=NAMES[:1]), folds=2, strengths=1.0, permutations=3)
+    assert 0 <= four.accuracy[0] <= 1
+    assert four.onset_depth is None

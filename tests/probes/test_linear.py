@@ -11,10 +11,25 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from interp.errors import ParameterError, UndefinedMeasure
 from probes import LinearProbe, released_split
+from probes.closed import CLOSED
+from probes.linear import KINDS
 from probes.scores import area_under_curve, f1_score
 
+PROBES = [
+    LinearProbe(),
+    LinearProbe(standardize=True),
+    *(LinearProbe(kind=kind) for kind in CLOSED),
+    LinearProbe(kind="lda", standardize=True),
+]
 
-@parametrize_with_checks([LinearProbe(), LinearProbe(standardize=True)])
+
+def excused(probe):
+    if probe.kind != "nearest_centroid":
+        return {}
+    return {"check_class_weight_classifiers": "the mean of a class does not move with its weight"}
+
+
+@parametrize_with_checks(PROBES, expected_failed_checks=excused)
 def test_is_a_scikit_learn_estimator(estimator, check):
     check(estimator)
 
@@ -125,6 +140,28 @@ def test_works_in_searches_and_group_folds():
     assert scores.mean() > 0.7
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [2, 3])
+def test_every_kind_reads_and_searches(kind, k):
+    X, y = make(150, 5, k)
+    names = np.array(["a", "b", "c"])[y]
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LinearProbe(kind=kind)),
+        {"linearprobe__C": [1e-3, 1.0]},
+        cv=GroupKFold(3),
+    ).fit(X, names, groups=np.arange(150) // 3)
+    assert search.best_score_ > 0.65
+    probe = search.best_estimator_
+    assert set(probe.predict(X)) == set(names)
+    if kind in ("ridge", "nearest_centroid"):
+        with pytest.raises(AttributeError):
+            _ = probe.predict_proba
+    else:
+        p = probe.predict_proba(X)
+        np.testing.assert_allclose(p.sum(1), 1)
+        np.testing.assert_array_equal(probe.classes_[p.argmax(1)], probe.predict(X))
+
+
 def test_direction_is_a_unit_vector_in_the_units_of_X():
     X, y = make(200, 6, 2)
     X[:, 0] *= 100
@@ -148,6 +185,10 @@ def test_refuses_in_one_sentence():
     X, y = make(20, 3, 2)
     with pytest.raises(ParameterError, match="C must be positive; got -1"):
         LinearProbe(-1).fit(X, y)
+    with pytest.raises(ParameterError, match="kind must be one of logistic, ridge"):
+        LinearProbe(kind="svm").fit(X, y)
+    with pytest.raises(ValueError, match="class 1 has no weight"):
+        LinearProbe(kind="lda").fit(X, y, 1.0 - y)
     with pytest.raises(ValueError, match="one class"):
         LinearProbe().fit(X, np.zeros(20))
     with pytest.raises(ValueError, match="NaN"):

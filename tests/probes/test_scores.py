@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from probes.scores import area_under_curve, bootstrap_weights, f1_score, weighted_interval
+from probes.scores import (
+    area_interval,
+    area_under_curve,
+    bootstrap_weights,
+    calibration_error,
+    calibration_interval,
+    f1_interval,
+    f1_score,
+    weighted_interval,
+)
 
 
 def test_f1_is_scikit_learns():
@@ -56,3 +65,78 @@ def test_one_group_gives_a_point():
     ids = np.zeros(10, dtype=int)
     weights = bootstrap_weights(ids, draws=10, seed=0)
     assert weighted_interval(np.arange(10) < 3, ids, weights) == pytest.approx((0.3, 0.3))
+
+
+def test_calibration_error_by_hand():
+    confidence = np.array([0.95, 0.85, 0.62, 0.55])
+    probability = np.stack([1 - confidence, confidence])
+    assert calibration_error([1, 0, 1, 1], probability, bins=10) == pytest.approx(0.4325)
+    # Bins are open below and closed above: 0.6 and 0.55 share one, 0.6 and 0.65 do not.
+    edge = np.array([[0.4, 0.45], [0.6, 0.55]])
+    assert calibration_error([1, 0], edge, bins=10) == pytest.approx(abs(1 - 0.6 - 0.55) / 2)
+    apart = np.array([[0.4, 0.35], [0.6, 0.65]])
+    assert calibration_error([1, 0], apart, bins=10) == pytest.approx((0.4 + 0.65) / 2)
+    assert np.isnan(calibration_error([], np.zeros((2, 0))))
+
+
+def test_calibrated_probabilities_have_a_small_error_and_sharpened_ones_a_large_one():
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0, 1, 20000)
+    y = (rng.random(20000) < p).astype(int)
+    assert calibration_error(y, np.stack([1 - p, p])) < 0.015
+    sharp = (p > 0.5) * 0.98 + 0.01
+    assert calibration_error(y, np.stack([1 - sharp, sharp])) > 0.2
+
+
+def rows(n=600, seed=0):
+    rng = np.random.default_rng(seed)
+    y, groups = rng.integers(0, 2, n), rng.integers(0, n // 4, n)
+    score = np.round(y + rng.standard_normal(n), 1)  # ties
+    return y, score, np.unique(groups, return_inverse=True)[1], np.arange(n) % 3
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_intervals_are_those_of_repeated_groups(k):
+    y, score, ids, fold = rows(120)
+    y = np.random.default_rng(1).integers(0, k, 120)
+    predicted = np.random.default_rng(2).integers(0, k, 120)
+    scores = score if k == 2 else np.random.default_rng(3).standard_normal((3, 120)).round(1)
+    weights = bootstrap_weights(ids, draws=40, seed=0)
+    f1, area = [], []
+    for w in weights.astype(int):
+        at = np.repeat(np.arange(120), w[ids])
+        f1.append(f1_score(y[at], predicted[at], k))
+        area.append(area_under_curve(y[at], scores[..., at], fold[at]))
+    found = f1_interval(y, predicted, k, ids, weights)
+    assert found == pytest.approx(tuple(np.quantile(f1, [0.025, 0.975])))
+    found = area_interval(y, scores, fold, ids, weights)
+    assert found == pytest.approx(tuple(np.quantile(area, [0.025, 0.975])))
+
+
+def test_intervals_cover_as_often_as_they_say():
+    hits = dict.fromkeys(("area", "f1", "calibration"), 0)
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        y = rng.integers(0, 2, 300)
+        score = 2 * y - 1 + rng.standard_normal(300)  # the log odds are 2 * score
+        ids = np.arange(300)
+        weights = bootstrap_weights(ids, draws=200, seed=seed)
+        low, high = area_interval(y, score, np.zeros(300), ids, weights)
+        hits["area"] += low <= 0.92135 <= high  # Phi(sqrt(2))
+        low, high = f1_interval(y, (score > 0).astype(int), 2, ids, weights)
+        hits["f1"] += low <= 0.84134 <= high  # Phi(1): errors of both kinds are alike
+        sharp = 1 / (1 + np.exp(-8 * score))
+        probability = np.stack([1 - sharp, sharp])
+        low, high = calibration_interval(y, probability, ids, weights)
+        assert low <= calibration_error(y, probability) <= high
+        hits["calibration"] += low <= 0.10885 <= high
+    assert min(hits.values()) >= 88, hits
+
+
+def test_areas_without_a_second_class_have_no_interval():
+    ids = np.arange(4)
+    weights = bootstrap_weights(ids, draws=10, seed=0)
+    found = area_interval(
+        np.array([1, 1, 0, 0]), np.arange(4.0), np.array([0, 0, 1, 1]), ids, weights
+    )
+    assert np.isnan(found).all()

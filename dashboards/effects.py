@@ -1,0 +1,279 @@
+"""What moves a depth and what a direction does: perturbations, steering and the logit lens."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dashboards import tables
+from dashboards.depth import POINTS
+from dashboards.html import label
+from dashboards.style import Plot, band, f32, house, light
+from probes.perturb import Perturbed
+from probes.steering import LogitLens, Steering
+
+__all__ = ["lens_bars", "perturbed_reading", "shifts", "steering_curve", "steering_reading"]
+
+PEAK = "peak_shift"
+TOKENS = 25
+"""Tokens of each kind that are drawn."""
+
+
+def shifts(result: Perturbed) -> Plot:
+    """How far each perturbation moves each depth measure and the peak accuracy, clean run at 0.
+
+    Depths are fractions of the layers and have their own axis, beside that of accuracy.
+
+    Parameters
+    ----------
+    result : of `probes.perturb.perturbation_effect`.
+    """
+    fig = Plot()
+    y = np.arange(len(result.runs), dtype=np.float32)
+    onset, converging, jump = POINTS
+    measures = (
+        (onset.name, f"{onset.field}_shift", onset.symbol, "curve", "x"),
+        (f"{jump.name} point", f"{jump.field}_shift", jump.symbol, "bag", "x"),
+        (
+            f"{converging.name} point",
+            f"{converging.field}_shift",
+            converging.symbol,
+            "shuffled",
+            "x",
+        ),
+        ("peak accuracy", PEAK, "circle", "untrained", "x2"),
+    )
+    names = [_run_name(run) for run in result.runs]
+    reach = {"x": 0.1, "x2": 0.02}
+    for i, (name, key, symbol, colour, axis) in enumerate(measures):
+        values = np.array([_number(run.get(key)) for run in result.runs])
+        if not np.isfinite(values).any():
+            continue
+        reach[axis] = max(reach[axis], float(np.nanmax(np.abs(values))))
+        fig.add_scatter(
+            x=f32(values),
+            # Marks of one shift would cover each other: each measure has its own height in a row.
+            y=y + np.float32(0 if axis == "x2" else (i - 1) * 0.22),
+            xaxis=axis,
+            name=name,
+            legendrank=i,
+            mode="markers",
+            marker={"symbol": symbol, "size": 10, "color": light(colour)},
+            text=[label(n) for n in names],
+            hovertemplate=f"{name} %{{x:+.3f}} under %{{text}}<extra></extra>",
+        )
+    if not fig.data:
+        fig.add_scatter(x=f32([]), y=f32([]), showlegend=False)
+    house(fig, label(f"{result.name}, disturbed"), alt=_shifts_alt(result, names))
+    base = fig.layout.xaxis.to_plotly_json()
+    for axis, domain, title, form in (
+        ("x", [0.0, 0.56], "shift of depth", "+.2~f"),
+        ("x2", [0.66, 1.0], "of accuracy", "+.2~f"),
+    ):
+        wide = reach[axis] * 1.15
+        look = {
+            **base,
+            "domain": domain,
+            "anchor": "y",
+            "range": [-wide, wide],
+            "nticks": 5,
+            "tickformat": form,
+            "title": {"text": title, "font": {"size": 13, "color": light("soft")}},
+            "zeroline": True,
+            "zerolinecolor": light("soft"),
+            "zerolinewidth": 1.4,
+        }
+        fig.update_layout({"xaxis2" if axis == "x2" else "xaxis": look})
+    fig.update_yaxes(
+        tickmode="array",
+        tickvals=y,
+        ticktext=[label(n, 24) for n in names],
+        range=[len(names) - 0.5, -0.5],
+        showline=False,
+        ticks="",
+    )
+    fig.update_layout(height=190 + 40 * min(len(names), 60), hovermode="closest")
+    return fig
+
+
+def steering_curve(result: Steering) -> Plot:
+    """Log-odds of the answer against the strength, beside random directions of equal length.
+
+    Parameters
+    ----------
+    result : of `probes.steering.steering_effect`.
+    """
+    fig = Plot()
+    x = f32(result.alphas)
+    band(fig, x, result.random_low, result.random_high, "shuffled band", group="random")
+    band(fig, x, result.log_odds_low, result.log_odds_high, "curve band", group="probe")
+    fig.add_scatter(
+        x=x,
+        y=f32(result.random_log_odds),
+        name="random directions",
+        legendgroup="random",
+        legendrank=2,
+        mode="lines+markers",
+        line={"color": light("shuffled"), "width": 1.8, "dash": "dot"},
+        marker={
+            "symbol": "x-thin",
+            "size": 7,
+            "line": {"width": 1.6, "color": light("shuffled")},
+        },
+        hovertemplate="%{y:.3f}",
+    )
+    fig.add_scatter(
+        x=x,
+        y=f32(result.log_odds),
+        name="probe's direction",
+        legendgroup="probe",
+        legendrank=1,
+        mode="lines+markers",
+        line={"color": light("curve"), "width": 2.6},
+        marker={"size": 7, "color": light("curve")},
+        customdata=f32(result.flipped),
+        hovertemplate="%{y:.3f} (flips %{customdata:.2f} of the answers)",
+    )
+    house(fig, label(f"{result.name}, steered"), alt=_steering_alt(result))
+    classes = [label(c, 24) for c in result.classes]
+    odds = f"log-odds of {classes[-1]} over {classes[0]}" if classes else "log-odds of the answer"
+    fig.update_yaxes(title_text=odds, zeroline=True, zerolinecolor=light("soft"), zerolinewidth=1.4)
+    fig.update_xaxes(title_text=f"strength α at {label(result.hookpoint, 30)}", zeroline=False)
+    fig.update_xaxes(unifiedhovertitle_text="log-odds")
+    fig.update_layout(hovermode="x unified", height=400)
+    return fig
+
+
+def lens_bars(result: LogitLens) -> Plot:
+    """The tokens that a direction raises and lowers most, a bar each, the most raised on top.
+
+    Parameters
+    ----------
+    result : of `probes.steering.logit_lens`.
+    """
+    raised = list(zip(result.raised, result.raised_logits, strict=True))[:TOKENS]
+    lowered = list(zip(result.lowered, result.lowered_logits, strict=True))[:TOKENS]
+    fig = Plot()
+    start = 0.0
+    tokens: list[str] = []
+    for name, rows, colour in (("raised", raised, "curve"), ("lowered", lowered[::-1], "bag")):
+        fig.add_bar(
+            x=f32([v for _, v in rows]),
+            y=f32(np.arange(len(rows)) + start),
+            name=name,
+            orientation="h",
+            marker={"color": light(colour)},
+            text=[token_text(t) for t, _ in rows],
+            textposition="none",
+            hovertemplate="%{text}: %{x:+.3f}<extra></extra>",
+        )
+        tokens += [token_text(t) for t, _ in rows]
+        start += len(rows) + 0.6  # a gap between the two lists
+    house(fig, label(f"{result.name}, logit lens"), alt=_lens_alt(result))
+    first = np.arange(len(raised), dtype=np.float32)
+    second = np.arange(len(lowered), dtype=np.float32) + np.float32(len(raised) + 0.6)
+    fig.update_yaxes(
+        tickmode="array",
+        tickvals=np.concatenate([first, second]),
+        ticktext=tokens,
+        range=[start - 0.4, -0.8],
+        showgrid=False,
+        showline=False,
+        ticks="",
+    )
+    fig.update_xaxes(
+        title_text="added to the logit",
+        zeroline=True,
+        zerolinecolor=light("soft"),
+        zerolinewidth=1.4,
+    )
+    fig.update_layout(height=int(150 + 21 * start), hovermode="closest", bargap=0.25)
+    return fig
+
+
+def token_text(token: str, limit: int = 24) -> str:
+    """A token as a label: its spaces and line ends are seen."""
+    return label(_seen(token), limit)
+
+
+def _seen(token: str) -> str:
+    return token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "(empty)"
+
+
+def perturbed_reading(result: Perturbed) -> str:
+    """How to read the figure of shifts, and what is not in it."""
+    text = "Right of the line is later, or for accuracy higher, than without the perturbation."
+    keys = (*(f"{p.field}_shift" for p in POINTS), PEAK)
+    if any(run.get(key) is None for run in result.runs for key in keys):
+        text += " A mark is missing where its measure is undefined in that run or in the clean one."
+    return text
+
+
+def steering_reading(result: Steering) -> str:
+    """How to read the steering curve."""
+    return (
+        "The band around the probe's direction is its 95 % interval, that of the random directions "
+        "holds all of them. Above 0 the model answers the last class. Without steering the tokens "
+        f"that count as an answer have {result.answer_mass:.3f} of the probability."
+    )
+
+
+def _run_name(run: Mapping[str, Any]) -> str:
+    strength = run.get("strength")
+    kind = str(run.get("kind"))
+    return kind if strength is None else f"{kind} {strength:g}"
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _shifts_alt(result: Perturbed, names: list[str]) -> str:
+    text = f"{result.name} under {tables.plural(len(names), 'perturbation')}, against the clean run"
+    parts = []
+    onset, converging, jump = POINTS
+    for said, key in (
+        ("peak accuracy", PEAK),
+        ("onset", f"{onset.field}_shift"),
+        ("jump point", f"{jump.field}_shift"),
+        ("converging point", f"{converging.field}_shift"),
+    ):
+        values = np.array([_number(run.get(key)) for run in result.runs])
+        if not np.isfinite(values).any():
+            continue
+        i = int(np.nanargmax(np.abs(values)))
+        if values[i] == 0:
+            parts.append(f"{said} does not move")
+        else:
+            parts.append(f"{said} moves most under {names[i]}, by {values[i]:+.2f}")
+    return f"{text}: {'; '.join(parts) or 'no measure is defined'}."
+
+
+def _steering_alt(result: Steering) -> str:
+    last = len(result.alphas) - 1
+    text = (
+        f"Adding the direction of {result.name} at {result.hookpoint}: the mean log-odds of "
+        f"{result.classes[-1]} go from {result.log_odds[0]:.2f} at strength {result.alphas[0]:g} "
+        f"to {result.log_odds[last]:.2f} at {result.alphas[last]:g} "
+        f"({result.slope:+.2f} a unit; random directions {result.random_slope:+.2f} at most)"
+    )
+    if np.isfinite(result.flipped).any():
+        i = int(np.nanargmax(result.flipped))
+        text += (
+            f". At {result.alphas[i]:g} it flips {result.flipped[i]:.2f} of the answers, random "
+            f"directions {result.random_flipped[i]:.2f}"
+        )
+    return f"{text}."
+
+
+def _lens_alt(result: LogitLens) -> str:
+    def said(tokens: tuple[str, ...], values: Any) -> str:
+        pairs = list(zip(tokens, values, strict=True))[:5]
+        return ", ".join(f"“{t.strip() or _seen(t)}” {v:+.2f}" for t, v in pairs) or "none"
+
+    return (
+        f"Through the unembedding the direction of {result.name} raises most "
+        f"{said(result.raised, result.raised_logits)}, and lowers most "
+        f"{said(result.lowered, result.lowered_logits)}."
+    )

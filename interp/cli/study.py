@@ -1,0 +1,233 @@
+"""What ``interp probe`` does between parsing and writing: models x data x labels, one at a time."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.cli.shell import bar, note
+from interp.errors import ModelError, ParameterError
+
+if TYPE_CHECKING:
+    from interp.capturing import Capture
+    from interp.data import Dataset
+    from interp.models import Model
+    from interp.runs import Run
+    from interp.store import ActivationStore
+
+__all__ = ["HOOKPOINTS", "MODES", "Settings", "Study", "prompted", "short_names"]
+
+MODES = ("recommended", "paper", "released_code")
+HOOKPOINTS = {
+    "recommended": ["embed", "resid_post.*"],
+    "paper": ["mlp_in.*"],
+    "released_code": ["mlp_in.*"],
+}
+"""Where each mode reads: the residual stream, or the norm before the MLP."""
+
+CHEAP = 10**13
+"""Parameters times positions up to which the random-initialised model is captured unasked."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a probe that are the same for all models, data sets and labels."""
+
+    mode: str = "recommended"
+    probe: str = "logistic"
+    folds: int = 5
+    seed: int = 0
+    pool: str = "last"
+    batch_size: int | None = None
+    max_length: int | None = None
+    random_model: bool | None = None
+    perturb: tuple[str, ...] = ()
+    prompts: dict[str, str] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of `probes.concept_depth`."""
+        return {"mode": self.mode, "probe": self.probe, "folds": self.folds, "seed": self.seed}
+
+
+class Study:
+    """One model on one data set: captures, controls, perturbations, and the results of each label.
+
+    Parameters
+    ----------
+    model, work : the model, and its checked capture of the data.
+    short : the model's name among several, or None where it is alone.
+    """
+
+    def __init__(
+        self, run: "Run", model: "Model", work: "Capture", short: str | None, settings: Settings
+    ) -> None:
+        self.run, self.model, self.work, self.short = run, model, work, short
+        self.data: Dataset = work.data
+        self.settings = settings
+        folder = run.path / "acts"
+        self.folder = (folder / short if short else folder) / self.data.name
+
+    @property
+    def title(self) -> str:
+        """What progress lines call it."""
+        return f"{self.data.name} ({self.short})" if self.short else self.data.name
+
+    def name(self, label: str) -> str:
+        """The results' name: the concept, after the model's where there are several."""
+        import probes
+
+        concept = probes.concept_name(self.data.name, label)
+        return f"{self.short}/{concept}" if self.short else concept
+
+    def depths(self) -> None:
+        """Concept depth of every label, saved as it comes."""
+        import probes
+
+        missing = [
+            label
+            for label in self.data.labels
+            if not self._known(probes.ConceptDepth, self.name(label))
+        ]
+        if not missing:
+            return
+        with bar(f"capturing {self.title}") as progress:
+            store = self.work.on_disk(self.folder, resume=True, force=False, progress=progress)
+        random = self._random_model()
+        for label in missing:
+            with bar(f"probing {self.name(label)}") as progress:
+                depth = probes.concept_depth(
+                    store,
+                    label,
+                    self.data.group,
+                    random_model=random,
+                    prompt=self.settings.prompts.get(self.data.name),
+                    progress=progress,
+                    **self.settings.options(),
+                )
+            for line in depth.warnings:
+                note(f"{self.name(label)}: {line}")
+            self.run.add(self._signed(depth))
+
+    def perturbations(self) -> None:
+        """Every label under every perturbation that was asked for, saved when all are done."""
+        if not self.settings.perturb:
+            return
+        import probes
+
+        missing = [
+            label
+            for label in self.data.labels
+            if not self._known(probes.Perturbed, self.name(label))
+        ]
+        if not missing:
+            return
+        clean = {r.label: r for r in self.run.results if isinstance(r, probes.ConceptDepth)
+                 and r.name == self.name(r.label)}  # fmt: skip
+        folder = self.folder.with_name(self.folder.name + ".perturbed")
+        with bar(f"perturbing {self.title}") as progress:
+            found = probes.perturbation_effect(
+                self.model,
+                self.data,
+                self.settings.perturb,
+                labels=missing,
+                groups=self.data.group,
+                hookpoints=[p.name for p in self.work.points],
+                pool=self.work.pool,
+                batch_size=self.settings.batch_size,
+                max_length=self.settings.max_length,
+                clean=clean,
+                folder=folder,
+                progress=progress,
+                **self.settings.options(),
+            )
+        for result in found:
+            self.run.add(self._signed(result))
+        shutil.rmtree(folder, ignore_errors=True)  # scratch: one store a perturbation
+
+    def _known(self, kind: Any, name: str) -> bool:
+        if self.run.found(kind, name) is None:
+            return False
+        note(f"{name}: found in {self.run.path}")
+        return True
+
+    def _signed(self, result: Any) -> Any:
+        """The result under a name of its own, with its model and concept."""
+        model = result.provenance.get("model") or {}
+        short = self.short or short_names([self.model.spec])[0]
+        provenance = {
+            **result.provenance,
+            "model": {**model, "short": short},
+            "concept": result.name,
+        }
+        return replace(result, name=self.name(result.label), provenance=provenance)
+
+    def _random_model(self) -> "ActivationStore | None":
+        """The same capture of the same architecture with fresh weights, or None and why."""
+        asked = self.settings.random_model
+        if asked is False:
+            return None
+        size = sum(p.numel() for p in self.model.module.parameters())
+        if asked is None and size * sum(self.work.feed.lengths) > CHEAP:
+            note(f"{self.title}: no random-initialised control, for its cost; ask: --random-model")
+            return None
+        try:
+            fresh = self.model.reinitialised(self.settings.seed)
+        except ModelError as error:
+            if asked:
+                raise
+            note(f"{self.title}: no random-initialised control: {error}")
+            return None
+        from interp.capturing import Capture
+
+        names = [p.name for p in self.work.points]
+        settings = self.settings
+        work = Capture(
+            fresh, self.data, names, self.work.pool, settings.batch_size, None, settings.max_length
+        )
+        folder = self.folder.with_name(self.folder.name + ".random")
+        with bar(f"capturing {self.title}, random weights") as progress:
+            return work.on_disk(folder, resume=True, force=False, progress=progress)
+
+
+def prompted(
+    sets: "Sequence[Dataset]", mode: str, prompt: str | None, layout: Any
+) -> "tuple[list[Dataset], dict[str, str]]":
+    """The data sets with the mode's prompt around their texts, and which prompt each got.
+
+    ``recommended`` adds one only where it is given; ``paper`` takes interp's wording for each
+    task, ``released_code`` the one prompt that the released code uses for all.
+    """
+    from interp.prompts import RELEASED, TASKS, task_of, with_prompt
+
+    if prompt is None and layout is not None and mode == "recommended":
+        raise ParameterError(
+            "--prompt-layout needs --prompt, as no prompt stands around the texts."
+        )
+    if prompt is None and mode == "released_code":
+        prompt = RELEASED
+    out, used = [], {}
+    for data in sets:
+        if (prompt is None and mode == "recommended") or (data.kind != "text" and prompt is None):
+            out.append(data)
+            continue
+        if data.kind != "text" and mode != "recommended":
+            out.append(data)  # images and tensors take no prompt
+            continue
+        out.append(with_prompt(data, prompt, layout))
+        used[data.name] = prompt or TASKS[task_of(data)].wording
+    return out, used
+
+
+def short_names(specs: Sequence[str]) -> list[str]:
+    """A short name for each model, all different: the last part of its specification."""
+    names: list[str] = []
+    for spec in specs:
+        text = spec.rstrip("/")
+        if text.startswith("demo:") or ".py:" in text:
+            text = text.rsplit(":", 1)[-1]
+        name = Path(text).name or text
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+        same = sum(n.split("~")[0] == name for n in names)
+        names.append(f"{name}~{same + 1}" if same else name)
+    return names

@@ -1,0 +1,225 @@
+"""Steering and the logit lens against hand computations, and the random control."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import interp
+import probes
+from interp.data import read
+from interp.errors import DataError, LayerNotFound, ModelError, ParameterError, ShapeError
+from interp.models import Model
+from probes import LogitLens, Steering, logit_lens, steering_effect
+
+QUICK = {"folds": 3, "permutations": 2, "strengths": (0.01, 1.0)}
+ANSWERS = {"no": ["w20", "w21"], "yes": ["w30"]}
+LAST = "resid_post.2"
+
+
+@pytest.fixture
+def gpt2(tiny, tokenizer):
+    return Model(tiny("gpt2"), spec="tiny", tokenizer=tokenizer())
+
+
+@pytest.fixture
+def data():
+    """Forty texts of unequal length; the last word gives the class away."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(40):
+        words = [f"w{rng.randrange(60, 90)}" for _ in range(2 + i % 3)]
+        rows.append({"text": " ".join([*words, f"w{2 + 40 * (i % 2) + i % 3}"]),
+                     "label": ["no", "yes"][i % 2]})  # fmt: skip
+    return read(pd.DataFrame(rows), name="things")
+
+
+@pytest.fixture
+def depth(gpt2, data):
+    store = interp.capture(gpt2, data, ["resid_post.*"])
+    return probes.concept_depth(store, "label", **QUICK)
+
+
+def test_the_log_odds_are_those_of_a_hand_computation(gpt2, data, depth):
+    alphas = (-2.0, 0.0, 0.5, 3.0)
+    found = steering_effect(gpt2, data, depth, LAST, alphas, answers=ANSWERS, directions=2)
+    X = interp.capture(gpt2, data, [LAST])[LAST][:].double()
+    yes = torch.tensor((data.rows["label"] == "yes").to_numpy())
+    unit = depth.direction(LAST).double()
+    step = float(X[yes].mean(0) @ unit - X[~yes].mean(0) @ unit)
+    assert found.step == pytest.approx(step) and step > 0
+    gpt2.module.double()
+    norm, head = gpt2.module.transformer.ln_f, gpt2.module.lm_head
+    for a, alpha in enumerate(alphas):
+        with torch.no_grad():
+            p = head(norm(X + alpha * step * unit)).softmax(-1)
+        odds = (p[:, 30] / (p[:, 20] + p[:, 21])).log()
+        assert found.log_odds[a] == pytest.approx(odds.mean().item(), abs=1e-4)
+        assert found.positive[a] == (odds > 0).double().mean()
+        assert found.right[a] == ((odds > 0) == yes).double().mean()
+        assert found.log_odds_low[a] <= found.log_odds[a] <= found.log_odds_high[a]
+        if alpha == 0:
+            mass = p[:, [20, 21, 30]].sum(1).mean().item()
+            assert found.answer_mass == pytest.approx(mass, abs=1e-6)
+    assert found.flipped[1] == 0 and found.alphas == alphas
+    assert found.answers == {"no": ["w20", "w21"], "yes": ["w30"]}
+
+
+def test_the_unembedding_s_own_direction_flips_answers_and_random_ones_do_not(gpt2, data, depth):
+    """The best direction there is: from the tokens of one answer to that of the other."""
+    weight = gpt2.module.lm_head.weight.detach()
+    best = (weight[30] - weight[[20, 21]].mean(0)).numpy()[None]
+    made = replace(depth, directions={LAST: best})
+    # the step is small where a direction hardly tells the classes apart, so alpha is large
+    alphas = (-40.0, 0.0, 40.0)
+    found = steering_effect(gpt2, data, made, LAST, alphas, answers=ANSWERS)
+    assert np.sign(found.step) * found.slope > 4 * abs(found.random_slope)
+    assert found.flipped[[0, 2]].max() > 0.25
+    assert found.flipped[[0, 2]].max() > 2 * found.random_flipped[[0, 2]].max()
+    assert (found.random_low <= found.random_log_odds).all()
+    assert (found.random_log_odds <= found.random_high).all()
+
+
+def test_batches_and_seeds(gpt2, data, depth):
+    def run(**more):
+        settings = {"answers": ANSWERS, "alphas": (1.0,), **more}
+        return steering_effect(gpt2, data, depth, LAST, **settings)
+
+    one = run()
+    assert one.alphas == (0.0, 1.0)  # what flips is measured against no steering
+    np.testing.assert_allclose(run(batch_size=3).log_odds, one.log_odds, atol=1e-4)
+    assert run().metrics() == one.metrics()
+    other = run(seed=1)
+    np.testing.assert_allclose(other.log_odds, one.log_odds, atol=1e-6)
+    assert not np.allclose(other.random_log_odds[1], one.random_log_odds[1], atol=1e-6)
+    assert run(rows=10).n == 10
+    assert not gpt2.module.transformer.h[2]._forward_hooks
+
+
+def test_it_is_saved_and_read(gpt2, data, depth, tmp_path):
+    found = steering_effect(gpt2, data, depth, answers=ANSWERS, rows=12)
+    assert found.hookpoint == depth.peak_hookpoint
+    again = Steering.load(found.save(tmp_path / "a.json"))
+    assert again.metrics() == found.metrics() and again.notes == found.notes
+    assert list(found.to_frame()["alpha"]) == list(found.alphas)
+
+
+def test_the_classes_names_are_the_default_answers(gpt2, data, depth):
+    names = {"no": "w20", "yes": "w30"}
+    rows = data.rows.assign(label=[names[v] for v in data.rows["label"]])
+    named = replace(data, rows=rows)
+    store = interp.capture(gpt2, named, [LAST])
+    depth = probes.concept_depth(store, "label", **QUICK)
+    found = steering_effect(gpt2, named, depth, rows=8, alphas=(1.0,))
+    assert found.answers == {"w20": ["w20"], "w30": ["w30"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"answers": {"no": ["w2"]}}, ParameterError, "name the classes no, yes"),
+        ({"answers": {"no": ["w2 w3"], "yes": ["w4"]}}, ParameterError, "no single token"),
+        ({"answers": {"no": ["w2"], "yes": ["w2"]}}, ParameterError, "share a token"),
+        ({"answers": None}, ParameterError, "'no' is no single token"),
+        ({"alphas": []}, ParameterError, "finite numbers"),
+        ({"alphas": [float("nan")]}, ParameterError, "finite numbers"),
+        ({"directions": 0}, ParameterError, "at least 1"),
+        ({"hookpoint": "resid_post.7"}, LayerNotFound, "resid_post.7"),
+    ],
+)
+def test_refusals(gpt2, data, depth, change, error, says):
+    with pytest.raises(error, match=says):
+        steering_effect(gpt2, data, depth, **{"answers": ANSWERS, **change})
+
+
+def test_more_refusals(gpt2, data, depth, tiny):
+    with pytest.raises(ModelError, match="no language model"):
+        steering_effect(tiny("bert"), data, depth, answers=ANSWERS)
+    with pytest.raises(DataError, match="holds no texts"):
+        steering_effect(gpt2, read(torch.zeros(3, 2)), depth, answers=ANSWERS)
+    three = replace(depth, classes=("a", "b", "c"))
+    with pytest.raises(ParameterError, match="two classes; things.label has 3"):
+        steering_effect(gpt2, data, three, answers=ANSWERS)
+    numbers = replace(depth, classes=("0", "1"))
+    with pytest.raises(ParameterError, match="are numbers"):
+        steering_effect(gpt2, data, numbers)
+    other = replace(depth, classes=("bad", "good"))
+    with pytest.raises(DataError, match="the direction was fitted for bad, good"):
+        steering_effect(gpt2, data, other, answers={"bad": ["w2"], "good": ["w3"]})
+
+
+# -- the logit lens ------------------------------------------------------------------------------
+
+
+def test_the_lens_by_hand(gpt2):
+    v = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    norm, W = gpt2.module.transformer.ln_f, gpt2.module.lm_head.weight.detach().double()
+    centred = (v - v.mean()).double()
+    z = norm.weight.detach().double() * centred / centred.pow(2).mean().sqrt()
+    logits = W @ z
+    logits = (logits - logits.mean())[: len(gpt2.tokenizer)]
+    found = logit_lens(gpt2, v, 4)
+    order = logits.argsort(descending=True).tolist()
+    assert list(found.raised_ids) == order[:4] and list(found.lowered_ids) == order[:-5:-1]
+    assert found.raised[0] == gpt2.tokenizer.decode([order[0]])
+    np.testing.assert_allclose(found.raised_logits, logits[order[:4]], rtol=1e-3)
+    assert found.spread == pytest.approx(logits.std(correction=0).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+def test_the_reading_is_linear(tiny, name):
+    """Twice the direction names the same; its opposite names the same the other way round."""
+    model = interp.load(tiny(name))
+    v = torch.randn(32, generator=torch.Generator().manual_seed(1))
+    one, twice, minus = logit_lens(model, v), logit_lens(model, 2 * v), logit_lens(model, -v)
+    assert one.raised_ids == twice.raised_ids == minus.lowered_ids
+    np.testing.assert_allclose(one.raised_logits, twice.raised_logits, rtol=1e-4)
+    np.testing.assert_allclose(one.raised_logits, -minus.lowered_logits, rtol=1e-4)
+
+
+def test_a_row_of_the_unembedding_names_its_token(gpt2):
+    weight = gpt2.module.lm_head.weight.detach()
+    hits = [logit_lens(gpt2, weight[i] / gpt2.module.transformer.ln_f.weight, 1).raised_ids[0] == i
+            for i in range(2, 98)]  # fmt: skip
+    assert np.mean(hits) > 0.9
+
+
+def test_a_depth_gives_its_direction(gpt2, depth, tmp_path):
+    found = logit_lens(gpt2, depth, 3)
+    assert found.hookpoint == depth.peak_hookpoint and found.name == depth.name
+    direct = logit_lens(gpt2, depth.direction(depth.peak_hookpoint), 3)
+    assert direct.raised_ids == found.raised_ids
+    assert LogitLens.load(found.save(tmp_path / "a.json")).metrics() == found.metrics()
+    assert len(found.to_frame()) == 6 and len(logit_lens(gpt2, depth, 10**6).raised) == 100
+
+
+def test_lens_refusals(gpt2, tiny):
+    with pytest.raises(ShapeError, match="reads vectors of 32; the direction has 31"):
+        logit_lens(gpt2, torch.ones(31))
+    with pytest.raises(ParameterError, match="zero or not finite"):
+        logit_lens(gpt2, torch.zeros(32))
+    with pytest.raises(ParameterError, match="k must be"):
+        logit_lens(gpt2, torch.ones(32), 0)
+    with pytest.raises(ModelError, match="no language model"):
+        logit_lens(tiny("vit"), torch.ones(32))
+
+
+def test_on_the_demo_model():
+    """pylm tells apart places inside strings; the direction moves its answer, noise does not."""
+    model, data = interp.load("demo:pylm"), read("demo:python")
+    keep = data.rows["string"].notna().to_numpy().nonzero()[0][::3]
+    rows = data.rows.iloc[keep].reset_index(drop=True)
+    data = replace(data, inputs=[data.inputs[i] for i in keep], rows=rows, labels=("string",))
+    store = interp.capture(model, data, ["resid_post.2", "resid_post.3"])
+    depth = probes.concept_depth(store, "string", "file", **QUICK)
+    answers = {"0": ["(", ")", ",", " ="], "1": [" the", " is", " of", " and"]}
+    found = steering_effect(
+        model, data, depth, "resid_post.3", (-2.0, 0.0, 2.0), answers=answers, rows=60
+    )
+    assert found.log_odds[0] < found.log_odds[1] < found.log_odds[2]
+    assert found.slope > abs(found.random_slope)  # the largest of five random directions
+    assert found.log_odds[2] > found.random_high[2] and found.log_odds[0] < found.random_low[0]
+    assert found.flipped[[0, 2]].max() > 0.1
