@@ -116,6 +116,16 @@ def read(
     return _from_value(source, wanted, name or "data")
 
 
+def name_of(spec: str) -> str:
+    """The name that `read` gives the data of a specification, without reading it."""
+    if spec.startswith("demo:"):
+        return spec.removeprefix("demo:")
+    if match := HF.fullmatch(spec):
+        return match["name"].split("/")[-1]
+    path, colon, factory = spec.rpartition(":")
+    return factory if colon and path.endswith(".py") else Path(spec).stem
+
+
 @dataclass(frozen=True)
 class _Columns:
     text: str | None = None

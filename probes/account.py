@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from interp.store import ActivationStore
+    from probes.concepts import Concept
 
-__all__ = ["matched_rows", "notes_of", "provenance_of", "warnings_of"]
+__all__ = [
+    "below_chance",
+    "matched_rows",
+    "notes_of",
+    "provenance_of",
+    "suspects",
+    "warnings_of",
+]
 
 FEATURES = {
     "difference_of_means": "Features are in the activation's own units.",
@@ -134,6 +142,55 @@ def warnings_of(
                 "groups='document'."
             )
     return [sentence[0].upper() + sentence[1:] for sentence in found if sentence]
+
+
+def suspects(table: "pd.DataFrame", concept: "Concept", skip: Sequence[str | None]) -> list[str]:
+    """Columns that look as if they matched rows: small groups, most of which mix classes."""
+    if concept.groups is not None:
+        return []
+    found = []
+    for name in table.columns:
+        ids = np.unique(table[name].iloc[concept.rows].astype(str), return_inverse=True)[1]
+        groups = int(ids.max()) + 1
+        if name in skip or not 2 <= len(ids) / groups <= 20 or groups < 10:
+            continue
+        pairs = np.unique(np.stack([ids, concept.y]), axis=1)[0]
+        if (np.bincount(pairs, minlength=groups) > 1).mean() > 0.5:
+            found.append(str(name))
+    return found
+
+
+def below_chance(
+    base: float,
+    arrays: "dict[str, Any]",
+    words: "dict[str, Any]",
+    names: Sequence[str],
+    points: "dict[str, Any]",
+    matched: Sequence[str],
+) -> list[str]:
+    """Warnings where numbers say that rows are matched, or that a point rests on noise."""
+    found = []
+    high = arrays["accuracy_high"]
+    low = [name for name, value in zip(names, high, strict=True) if value < base]
+    controls = words.get("bag_of_words_high")
+    if low or (controls is not None and controls < base):
+        what = f"the probe at {', '.join(low)}" if low else "the bag of words"
+        advice = (
+            f"group by {' or '.join(repr(m) for m in matched[:2])}."
+            if matched
+            else "group the rows that belong together."
+        )
+        found.append(
+            f"{what[0].upper()}{what[1:]} is below the majority class: rows that are matched seem "
+            f"to lie in training and test; {advice}"
+        )
+    jump = points.get("jump_hookpoint")
+    if jump is not None and not arrays["accuracy_low"][list(names).index(jump)] > base:
+        found.append(
+            f"The jump point lies at {jump}, where accuracy is not above the majority class: it "
+            "rests on noise."
+        )
+    return found
 
 
 def _split(ids: np.ndarray, fold: np.ndarray) -> int:

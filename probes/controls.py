@@ -45,27 +45,36 @@ def stratified(y: ArrayLike, fold: ArrayLike, test: ArrayLike | None = None) -> 
     return float(right.mean() if test is None else right[np.asarray(test)].mean())
 
 
-def bag_of_words(texts: Sequence[str], y: ArrayLike, fold: ArrayLike) -> NDArray:
+def bag_of_words(
+    texts: Sequence[str], y: ArrayLike, fold: ArrayLike, *, marks: bool = True
+) -> NDArray:
     """Predicted classes [n] of a probe that sees only how often each word occurs.
 
     Each fold is predicted by a logistic regression (C = 1) on the word counts of the others;
     the vocabulary is theirs too. A single split is two folds, of which one is read.
 
+    Parameters
+    ----------
+    marks : count words of one letter, capitals and punctuation marks too, as a model sees them:
+        in source code the brackets are the words. False is scikit-learn's default, words of two
+        letters or more in lower case.
+
     Raises
     ------
     DataError
-        The training texts hold no word of two letters or more.
+        The training texts hold nothing to count.
     """
     y, fold = np.asarray(y), np.asarray(fold)
     predicted = y.copy()
     words = np.asarray([str(t) for t in texts], dtype=object)
     for k in np.unique(fold):
         train, test = fold != k, fold == k
-        counter = CountVectorizer()
+        options = {"token_pattern": r"\w+|[^\w\s]", "lowercase": False} if marks else {}
+        counter = CountVectorizer(**options)
         try:
             counts = counter.fit_transform(words[train])
         except ValueError as error:
-            raise DataError("the texts hold no word of two letters or more.") from error
+            raise DataError("the texts hold no word to count.") from error
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a control need not be exact
             probe = LogisticRegression(C=1.0, max_iter=1000).fit(counts, y[train])

@@ -10,7 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student_t
 
 from interp.errors import DataError, ParameterError, ShapeError
-from probes.account import matched_rows, notes_of, provenance_of, warnings_of
+from probes.account import (
+    below_chance,
+    matched_rows,
+    notes_of,
+    provenance_of,
+    suspects,
+    warnings_of,
+)
 from probes.concepts import concept_name, first_rows, text_column_of
 from probes.controls import bag_of_words, majority, stratified
 from probes.curves import CURVES, MORE_CURVES, ConceptDepth
@@ -199,6 +206,10 @@ def concept_depth(
             "their scores are as found."
         )
     accuracy = arrays["accuracy"]
+    base = majority(concept.y, plan.fold, plan.scored)
+    warnings += below_chance(
+        base, arrays, words, names, points, suspects(table, concept, [texts, label])
+    )
     over = "rows" if concept.groups is None else "groups"
     return ConceptDepth(
         name=concept_name(str(data.get("name") or "data"), label),
@@ -221,7 +232,7 @@ def concept_depth(
         permutations=permutations,
         strengths=plan.strengths,
         strength=np.asarray(strength),
-        majority=majority(concept.y, plan.fold, plan.scored),
+        majority=base,
         stratified=stratified(concept.y, plan.fold, plan.scored),
         peak=float(accuracy.max()),
         peak_hookpoint=names[int(accuracy.argmax())],
@@ -445,7 +456,9 @@ def _words(
     else:
         texts = table[column].iloc[concept.rows].fillna("").astype(str).tolist()
         try:
-            right = (bag_of_words(texts, concept.y, plan.fold) == concept.y)[plan.scored]
+            right = (bag_of_words(texts, concept.y, plan.fold, marks=not plan.single) == concept.y)[
+                plan.scored
+            ]
         except (DataError, ParameterError) as error:
             reasons["bag_of_words"] = str(error)
         else:

@@ -14,6 +14,7 @@ def run(
     seed: o.Seed = 0,
     resume: o.Resume = False,
     force: o.Force = False,
+    dry_run: o.DryRun = False,
     as_json: o.Json = False,
     config: o.Config = None,
 ) -> None:
@@ -25,5 +26,6 @@ def run(
         seed=seed,
         resume=resume,
         force=force,
+        dry_run=dry_run,
         as_json=as_json,
     )

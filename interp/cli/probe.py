@@ -1,6 +1,5 @@
 """``interp probe``: at which depth does a model know a concept? Capture, probe, report."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +84,8 @@ def run(
     if not dry_run:
         find_run(out, resume=resume, force=force)  # refuse before the model is loaded
     sets = _read_all(data, text_column, label_column, group_column)
+    for one in sets:
+        _check_labels(one, mode, folds, pool)
     kinds = _perturbations(perturb, sets, pool)
     sets, prompts = prompted(sets, mode, prompt, prompt_layout)
     specs = [model, *(compare or [])]
@@ -94,14 +95,24 @@ def run(
     for spec in specs:
         own = revision if spec == model else None
         found = interp.load(spec, device, dtype, own, trust_remote_code=trust_remote_code)
+        if not hookpoints and not found.points.stacks:
+            raise ParameterError(
+                f"--hookpoints is needed: {spec} has no stack of blocks, so there is no residual "
+                f"stream; `interp hookpoints {spec}` lists what it has, and feature maps take "
+                "--pool mean."
+            )
         loaded.append(found)
         works.append([_work(found, d, wanted, pool, batch_size, max_length) for d in sets])
     for d in sets:
         for line in d.notes:
             note(f"{d.name}: {line}")
     if dry_run:
-        for work in (w for row in works for w in row):
-            show_plan(work, as_json)
+        plans = [w for row in works for w in row]
+        if as_json:
+            emit([{"model": w.model.spec, "data": w.data.name, **vars(w.plan())} for w in plans])
+        else:
+            for work in plans:
+                show_plan(work, as_json)
         return
     settings = Settings(
         mode, probe, folds, seed, pool, batch_size, max_length, random_model, kinds, prompts
@@ -214,39 +225,64 @@ def _read_all(
     group_column: list[str] | None,
 ) -> "list[Dataset]":
     """The data sets, each under a name of its own."""
+    from interp.data import name_of
+
+    known = [name_of(spec) for spec in specs]
+    for value in [*(label_column or []), *(group_column or [])]:
+        name, equals, _ = value.partition("=")
+        if equals and name not in known:
+            raise ParameterError(
+                f"{value!r} names the data set {name!r}; this run has {', '.join(known)}."
+            )
     sets: list[Dataset] = []
-    for spec in specs:
-        data = _read(spec, text_column, label_column, group_column)
-        same = sum(d.name.split("~")[0] == data.name for d in sets)
-        sets.append(replace(data, name=f"{data.name}~{same + 1}") if same else data)
+    for spec, name in zip(specs, known, strict=True):
+        own, taken = name, {d.name for d in sets}
+        while own in taken:
+            own = f"{name}~{int(own.rpartition('~')[2]) + 1 if '~' in own[len(name) :] else 2}"
+        labels, groups = o.column_for(label_column, name), o.column_for(group_column, name)
+        sets.append(_read(spec, own, text_column, labels, groups))
     return sets
 
 
 def _read(
-    spec: str,
-    text_column: str | None,
-    label_column: list[str] | None,
-    group_column: list[str] | None,
+    spec: str, name: str, text_column: str | None, labels: list[str], groups: list[str]
 ) -> "Dataset":
     from interp.data import read
     from interp.errors import DataError
 
-    data = read(spec)
-    labels = o.column_for(label_column, data.name)
-    groups = o.column_for(group_column, data.name)
-    if text_column or labels or groups:
-        data = read(
-            spec,
-            text_column=text_column,
-            label_column=labels or None,
-            group_column=groups[-1] if groups else None,
-        )
+    data = read(
+        spec,
+        name=name,
+        text_column=text_column,
+        label_column=labels or None,
+        group_column=groups[-1] if groups else None,
+    )
     if not data.labels:
         raise DataError(
             f"{data.name} has no label column; name one with --label-column among "
             f"{', '.join(map(str, data.rows.columns)) or 'none'}."
         )
     return data
+
+
+def _check_labels(data: "Dataset", mode: str, folds: int, pool: str) -> None:
+    """Refuse labels and folds that cannot be probed, before the model runs over the data."""
+    if pool == "all":
+        return  # rows are tokens, which only the capture knows
+    from interp.errors import InterpError
+    from probes.concepts import read_concept
+    from probes.splits import grouped_folds
+
+    if folds == 2:
+        raise ParameterError("--folds must be at least 3: the strength is chosen inside them.")
+    for label in data.labels:
+        try:
+            concept = read_concept(data.rows, label, data.group)
+            if mode == "recommended":
+                named = [concept.classes[i] for i in concept.y]
+                grouped_folds(named, concept.groups, folds=folds, seed=0)
+        except InterpError as error:
+            raise type(error)(f"{data.name}: {error}") from error
 
 
 def _work(

@@ -75,7 +75,14 @@ def test_published_cities_under_the_released_split_and_by_group():
 
 def test_texts_without_words_are_said():
     with pytest.raises(DataError, match="no word"):
-        bag_of_words(["", "?"] * 4, [0, 1] * 4, [0, 0, 0, 0, 1, 1, 1, 1])
+        bag_of_words(["", " "] * 4, [0, 1] * 4, [0, 0, 0, 0, 1, 1, 1, 1])
+
+
+def test_marks_and_capitals_are_words_unless_left_out():
+    texts, y, fold = ["x (a", "x a"] * 20, [0, 1] * 20, [0] * 20 + [1] * 20
+    assert (bag_of_words(texts, y, fold) == y).all()
+    with pytest.raises(DataError, match="no word"):  # scikit-learn's default sees no letter here
+        bag_of_words(texts, y, fold, marks=False)
 
 
 def test_shuffles_keep_each_folds_class_counts():
