@@ -73,12 +73,12 @@ def series(results: Sequence[ConceptDepth]) -> list[str]:
     """What tells each result from the others of its concept: the model, then what else differs."""
     told = [
         (
-            tables.model(r) or "a model without a name",
+            model or "a model without a name",
             r.mode,
             str(getattr(r, "probe", "logistic")),
             "a prompt" if getattr(r, "prompt", None) else "no prompt",
         )
-        for r in results
+        for r, model in zip(results, tables.model_names(results), strict=True)
     ]
     differ = [i for i in range(1, 4) if len({t[i] for t in told}) > 1]
     return [", ".join([t[0], *(t[i].replace("_", " ") for i in differ)]) for t in told]
@@ -88,7 +88,7 @@ def by_concept(results: Sequence[ConceptDepth]) -> dict[str, list[ConceptDepth]]
     """Results by concept, the earliest concept first: by mean onset, else by mean convergence."""
     groups: dict[str, list[ConceptDepth]] = {}
     for r in results:
-        groups.setdefault(r.name, []).append(r)
+        groups.setdefault(tables.concept(r), []).append(r)
 
     def depth(name: str) -> tuple[float, str]:
         at = np.array([placed(r, getattr(r, ordered_by(results)[1], None)) for r in groups[name]])
@@ -117,7 +117,7 @@ def compare(results: Sequence[Result]) -> Plot:
         There are no results, they are of another kind, or of different concepts.
     """
     depths = only_depths(results, "compare")
-    if len({r.name for r in depths}) > 1:
+    if len({tables.concept(r) for r in depths}) > 1:
         raise ParameterError("compare draws one concept in several models; draw one a concept.")
     names = series(depths)
     fig = Plot()
@@ -140,7 +140,7 @@ def compare(results: Sequence[Result]) -> Plot:
             hovertemplate="%{y:.3f} at %{text} (%{customdata[0]:.3f} to %{customdata[1]:.3f})",
         )
         drawn += [r.accuracy, r.accuracy_low]
-    house(fig, label(depths[0].name), alt=_compare_alt(depths, names))
+    house(fig, label(tables.concept(depths[0])), alt=_compare_alt(depths, names))
     bottom = math.floor((least(np.concatenate(drawn)) - 0.03) * 20) / 20
     fig.update_yaxes(
         title_text="accuracy on held-out rows",
@@ -207,7 +207,7 @@ def depth_points(results: Sequence[Result]) -> Plot:
             mode="markers",
             marker={"symbol": point.symbol, "size": 10, "color": light(colour)},
             error_x=_spread([r for _, r in rows], at[:, i], point, colour),
-            text=[label(f"{r.name}, {names[id(r)]}", 90) for _, r in rows],
+            text=[label(f"{tables.concept(r)}, {names[id(r)]}", 90) for _, r in rows],
             customdata=[label(str(getattr(r, point.at, None))) for _, r in rows],
             hovertemplate=f"{point.name} at %{{customdata}}, depth %{{x:.2f}}"
             "<br>%{text}<extra></extra>",
@@ -280,7 +280,7 @@ def _compare_alt(depths: Sequence[ConceptDepth], names: Sequence[str]) -> str:
         onset = placed(r, getattr(r, "onset_hookpoint", None))
         said.append(text + (f", onset at {onset:.2f}" if math.isfinite(onset) else ""))
     more = f"; and {len(depths) - 8} more in the table" if len(depths) > 8 else ""
-    return f"{depths[0].name} by depth as a fraction: {'; '.join(said)}{more}."
+    return f"{tables.concept(depths[0])} by depth as a fraction: {'; '.join(said)}{more}."
 
 
 def _points_alt(groups: dict[str, list[ConceptDepth]], names: dict[int, str], several: bool) -> str:

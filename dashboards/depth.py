@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dashboards import tables
 from dashboards.html import label
 from dashboards.style import Plot, band, depth_axis, f32, house, least, light, most
 from probes.depth import ConceptDepth
@@ -35,6 +36,10 @@ POINTS = (
     Point("jump", "jump_point", "jump_hookpoint", "triangle-up", 8, 8),
 )
 """The points of a depth curve, in the order they are drawn."""
+
+
+LETTER = 7 / 280
+"""Width of a letter of a label, as a share of the picture's width on a phone."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def depth_curve(result: ConceptDepth) -> Plot:
         hovertemplate="%{y:.3f} at %{text} (%{customdata[0]:.3f} to %{customdata[1]:.3f})",
     )
     rows = _marks(fig, result)
-    house(fig, label(result.name), alt=depth_alt(result))
+    house(fig, label(tables.concept(result)), alt=depth_alt(result))
     depth_axis(fig, result.hookpoints)
     bottom, top = _accuracy_range(result)
     fig.update_yaxes(
@@ -136,7 +141,8 @@ def depth_curve(result: ConceptDepth) -> Plot:
     # Plotly knows only the number of x in this title, which is not the layer's: the row names it.
     fig.update_xaxes(unifiedhovertitle_text="accuracy")
     above = 15 * max(0, rows - 1)
-    entries = sum(t.showlegend is not False for t in fig.data)
+    traces: Any = fig.data
+    entries = sum(t.showlegend is not False for t in traces)
     # A phone fits two entries of the legend in a row: the picture keeps its height under more.
     below = 22 * max(0, math.ceil(entries / 2) - 3)
     fig.update_layout(hovermode="x unified", height=430 + above + below, margin={"t": 56 + above})
@@ -148,14 +154,14 @@ def depth_alt(result: ConceptDepth) -> str:
     curve, names = result.accuracy, result.hookpoints
     known = [i for i in range(len(names)) if math.isfinite(curve[i])]
     if not known:
-        return f"{result.name}: the accuracy is undefined at every hook point."
+        return f"{tables.concept(result)}: the accuracy is undefined at every hook point."
     first, last = known[0], known[-1]
     peak = max(known, key=lambda i: (curve[i], -i))
     start, top = f"{curve[first]:.2f} at {names[first]}", f"{curve[peak]:.2f} at {names[peak]}"
     if peak == first:
-        text = f"{result.name}: accuracy is highest at the first hook point, {start}"
+        text = f"{tables.concept(result)}: accuracy is highest at the first hook point, {start}"
     else:
-        text = f"{result.name}: accuracy rises from {start} to {top}"
+        text = f"{tables.concept(result)}: accuracy rises from {start} to {top}"
     low, high = result.accuracy_low[peak], result.accuracy_high[peak]
     text += f" (95 % interval {low:.2f} to {high:.2f})"
     if last != peak:
@@ -247,14 +253,15 @@ def _marks(fig: Plot, result: ConceptDepth) -> int:
 
 def _labels(fig: Plot, said: dict[int, str], wide: int) -> int:
     """A line from each point to its label, in as many rows as a phone needs, which it returns."""
-    rows: list[list[int]] = []
+    rows: list[list[tuple[float, float]]] = []
     for at, text in said.items():
-        # Labels side by side would overlap on a phone: each takes the first row that is free.
-        near = 0.5 * wide
-        free = [i for i, taken in enumerate(rows) if all(abs(at - t) >= near for t in taken)]
+        # Labels that would overlap on a phone stand in different rows.
+        length = len(text) * LETTER * (wide + 1)
+        start, end = (at - length, at) if at > wide / 2 else (at, at + length)
+        free = [i for i, row in enumerate(rows) if all(end < a or b < start for a, b in row)]
         row = free[0] if free else len(rows)
         rows += [[]] if row == len(rows) else []
-        rows[row].append(at)
+        rows[row].append((start, end))
         fig.add_vline(
             x=at,
             line={"width": 1, "dash": "2px,3px", "color": light("soft")},

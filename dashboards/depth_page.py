@@ -77,7 +77,9 @@ def headlines(
 
     With ``ids`` the concepts link to their sections. Columns that no result fills are left out.
     """
-    return [_scores(depths[: tables.ROWS], ids), _depths(depths[: tables.ROWS], ids)]
+    concepts = tables.distinct(map(tables.concept, depths))
+    depths = sorted(depths[: tables.ROWS], key=lambda r: concepts.index(tables.concept(r)))
+    return [_scores(depths, ids), _depths(depths, ids)]
 
 
 class _Notes:
@@ -120,7 +122,7 @@ def _names(
     columns = [html.Column("concept"), *([html.Column("model")] if several else [])]
     rows: list[tuple[html.Cell, ...]] = []
     for r, who in zip(depths, told, strict=True):
-        name = html.Link(r.name, ids[id(r)]) if ids else html.Data(r.name, 80)
+        name = html.Link(tables.concept(r), ids[id(r)]) if ids else html.Data(tables.concept(r), 80)
         rows.append((name, html.Code(who, 60)) if several else (name,))
     return columns, rows
 
@@ -132,7 +134,7 @@ def _scores(depths: Sequence[ConceptDepth], ids: Mapping[int, str] | None) -> ht
     untrained = _any(depths, "random_model")
     for i, r in enumerate(depths):
         at = _peak(r)
-        alt = f"accuracy by depth of {html.clip(r.name, 60)}"
+        alt = f"accuracy by depth of {html.clip(tables.concept(r), 60)}"
         rows[i] += (
             r.n,
             html.Sparkline(r.accuracy.tolist(), alt, low=low - 0.03, high=1.0, rule=r.majority),
@@ -313,21 +315,23 @@ def models(results: Sequence[Result]) -> list[html.Section]:
 def heatmaps(results: Sequence[Result]) -> list[html.Part]:
     """One heat map for each set of hook points that two or more results share."""
     groups: dict[tuple[Any, ...], list[ConceptDepth]] = {}
-    for r in results:
-        if isinstance(r, ConceptDepth):
-            groups.setdefault((tables.model(r), r.hookpoints), []).append(r)
+    found = [r for r in results if isinstance(r, ConceptDepth)]
+    for r, who in zip(found, series(found), strict=True):
+        groups.setdefault((who, r.hookpoints), []).append(r)
     parts: list[html.Part] = []
     for i, ((model, hookpoints), depths) in enumerate(groups.items()):
         if len(depths) < 2:
             continue
         shown = depths[: tables.ROWS]
         fig = heatmap(shown)
-        widest = min(max(len(r.name) for r in shown), 34)
+        widest = min(max(len(tables.concept(r)) for r in shown), 34)
         columns = (
             html.Column("concept"),
             *(html.Column(h, True) for h in hookpoints[: tables.ROWS]),
         )
-        rows = tuple((html.Data(r.name, 80), *r.accuracy[: tables.ROWS].tolist()) for r in shown)
+        rows = tuple(
+            (html.Data(tables.concept(r), 80), *r.accuracy[: tables.ROWS].tolist()) for r in shown
+        )
         caption = "Accuracy by concept and hook point"
         if len(depths) > tables.ROWS or len(hookpoints) > tables.ROWS:
             counts = (len(rows), len(depths), len(columns) - 1, len(hookpoints))
@@ -383,6 +387,15 @@ def warnings(result: ConceptDepth) -> list[html.Part]:
             f"peak ({low:.3f} to {high:.3f}): the words alone may carry this concept."
         )
         parts.append(html.Paragraph((text,), "warning"))
+    above = result.bag_of_words_high
+    if bag is not None and above is not None and above < result.majority:
+        text = (
+            f"A bag of words reaches {bag:.3f}, which is below the majority class "
+            f"({result.majority:.3f}): rows that match in all but the label stand on both sides of "
+            "the split, and this pulls the probe's accuracy down too. Name the column that pairs "
+            "them as the groups."
+        )
+        parts.append(html.Paragraph((text,), "warning"))
     return parts
 
 
@@ -404,8 +417,8 @@ def curve_table(result: ConceptDepth) -> html.Table:
                 for v, low, high in both
             ]
         cells.append(values)
-    columns = tuple(html.Column(TITLES.get(n, n), frame[n].dtype.kind in "iuf") for n in names)
-    caption = f"{result.name}, by hook point"
+    columns = tuple(html.Column(TITLES.get(n, str(n)), frame[n].dtype.kind in "iuf") for n in names)
+    caption = f"{tables.concept(result)}, by hook point"
     if len(frame) > tables.ROWS:
         caption += f" ({tables.ROWS:,} of {len(frame):,} rows)"
     return html.Table(caption, columns, tuple(zip(*cells, strict=True)))
@@ -417,7 +430,7 @@ def reading(result: ConceptDepth) -> str:
     if np.isfinite(result.shuffled_low).any():
         lines.append("That of the shuffled labels holds one more such run with 95 % probability.")
     if curve_of(result, "random_features") is not None:
-        lines.append("The legend shows the random features.")
+        lines.append("A click on random features in the legend draws them.")
     if interval_of(result, "onset") is not None:
         lines.append("The bar through the onset is the 95 % interval of its depth.")
     for name, said in MISSING.items():

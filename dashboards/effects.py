@@ -65,7 +65,7 @@ def shifts(result: Perturbed) -> Plot:
         )
     if not fig.data:
         fig.add_scatter(x=f32([]), y=f32([]), showlegend=False)
-    house(fig, label(f"{result.name}, disturbed"), alt=_shifts_alt(result, names))
+    house(fig, label(f"{tables.concept(result)}, disturbed"), alt=_shifts_alt(result, names))
     base = fig.layout.xaxis.to_plotly_json()
     for axis, domain, title, form in (
         ("x", [0.0, 0.56], "shift of depth", "+.2~f"),
@@ -135,7 +135,7 @@ def steering_curve(result: Steering) -> Plot:
         customdata=f32(result.flipped),
         hovertemplate="%{y:.3f} (flips %{customdata:.2f} of the answers)",
     )
-    house(fig, label(f"{result.name}, steered"), alt=_steering_alt(result))
+    house(fig, label(f"{tables.concept(result)}, steered"), alt=_steering_alt(result))
     classes = [label(c, 24) for c in result.classes]
     odds = f"log-odds of {classes[-1]} over {classes[0]}" if classes else "log-odds of the answer"
     fig.update_yaxes(title_text=odds, zeroline=True, zerolinecolor=light("soft"), zerolinewidth=1.4)
@@ -170,7 +170,7 @@ def lens_bars(result: LogitLens) -> Plot:
         )
         tokens += [token_text(t) for t, _ in rows]
         start += len(rows) + 0.6  # a gap between the two lists
-    house(fig, label(f"{result.name}, logit lens"), alt=_lens_alt(result))
+    house(fig, label(f"{tables.concept(result)}, logit lens"), alt=_lens_alt(result))
     first = np.arange(len(raised), dtype=np.float32)
     second = np.arange(len(lowered), dtype=np.float32) + np.float32(len(raised) + 0.6)
     fig.update_yaxes(
@@ -230,7 +230,8 @@ def _number(value: Any) -> float:
 
 
 def _shifts_alt(result: Perturbed, names: list[str]) -> str:
-    text = f"{result.name} under {tables.plural(len(names), 'perturbation')}, against the clean run"
+    count = tables.plural(len(names), "perturbation")
+    text = f"{tables.concept(result)} under {count}, against the clean run"
     parts = []
     onset, converging, jump = POINTS
     for said, key in (
@@ -253,8 +254,9 @@ def _shifts_alt(result: Perturbed, names: list[str]) -> str:
 def _steering_alt(result: Steering) -> str:
     last = len(result.alphas) - 1
     text = (
-        f"Adding the direction of {result.name} at {result.hookpoint}: the mean log-odds of "
-        f"{result.classes[-1]} go from {result.log_odds[0]:.2f} at strength {result.alphas[0]:g} "
+        f"Adding the direction of {tables.concept(result)} at {result.hookpoint}: the mean "
+        f"log-odds of {result.classes[-1]} go from {result.log_odds[0]:.2f} at strength "
+        f"{result.alphas[0]:g} "
         f"to {result.log_odds[last]:.2f} at {result.alphas[last]:g} "
         f"({result.slope:+.2f} a unit; random directions {result.random_slope:+.2f} at most)"
     )
@@ -273,7 +275,7 @@ def _lens_alt(result: LogitLens) -> str:
         return ", ".join(f"“{t.strip() or _seen(t)}” {v:+.2f}" for t, v in pairs) or "none"
 
     return (
-        f"Through the unembedding the direction of {result.name} raises most "
+        f"Through the unembedding the direction of {tables.concept(result)} raises most "
         f"{said(result.raised, result.raised_logits)}, and lowers most "
         f"{said(result.lowered, result.lowered_logits)}."
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dashboards import tables
 from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
@@ -40,7 +41,11 @@ def figure(result: Result | Sequence[Result]) -> Plot:
         depths = [r for r in result if isinstance(r, ConceptDepth)]
         if len(depths) < len(result) or len(set(series(depths))) < 2:
             return heatmap(result)
-        return compare(depths) if len({r.name for r in depths}) == 1 else depth_points(depths)
+        return (
+            compare(depths)
+            if len({tables.concept(r) for r in depths}) == 1
+            else depth_points(depths)
+        )
     for known in type(result).__mro__:
         if known in FIGURES:
             return FIGURES[known](result)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from dashboards import tables
 from dashboards.compare import only_depths
 from dashboards.html import label
 from dashboards.style import (
@@ -86,7 +87,7 @@ def heatmap(
             customdata=full, hovertemplate="%{y} at %{customdata}: %{z:.3f}<extra></extra>"
         )
         _print_numbers(fig, z, low, high)
-    names = [label(r.name, 34) for r in depths]
+    names = [label(tables.concept(r), 34) for r in depths]
     title = {"accuracy": "Accuracy by concept and depth", "selectivity": "Selectivity by depth"}
     house(fig, title[value], alt=heatmap_alt(depths, value))
     depth_axis(fig, depths[0].hookpoints)
@@ -111,9 +112,9 @@ def heatmap_alt(results: Sequence[ConceptDepth], value: str = "accuracy") -> str
         curve = getattr(r, value)
         if np.isfinite(curve).any():
             i = int(np.nanargmax(curve))
-            peaks.append(f"{r.name} {curve[i]:.2f} at {r.hookpoints[i]}")
+            peaks.append(f"{tables.concept(r)} {curve[i]:.2f} at {r.hookpoints[i]}")
         else:
-            peaks.append(f"{r.name} undefined")
+            peaks.append(f"{tables.concept(r)} undefined")
     more = f", and {len(results) - 12} more in the table" if len(results) > 12 else ""
     return f"Highest {value} of each concept: {'; '.join(peaks)}{more}."
 

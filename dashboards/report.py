@@ -128,7 +128,9 @@ def _summary(results: Sequence[Result]) -> str:
     if depths:
         parts += depth_page.headlines(depths)
     for result in others[: tables.ROWS]:
-        parts.append(html.Paragraph((html.Strong(result.kind), " ", html.Data(result.name))))
+        parts.append(
+            html.Paragraph((html.Strong(result.kind), " ", html.Data(tables.concept(result))))
+        )
         parts.append(tables.frame_table(result.to_frame(), "", rows=20))
     text = ""
     for i, part in enumerate(parts):
@@ -143,7 +145,7 @@ def _summary(results: Sequence[Result]) -> str:
 
 
 def _title(results: Sequence[Result]) -> str:
-    models = tables.distinct(tables.model(r) for r in results)
+    models = tables.distinct(tables.model_names(results))
     if not all(models) or len(models) > 3:
         return "Results of interp"
     if len(models) == 1:
@@ -152,7 +154,7 @@ def _title(results: Sequence[Result]) -> str:
 
 
 def _lead(results: Sequence[Result]) -> tuple[html.Part, ...]:
-    models = [m for m in tables.distinct(tables.model(r) for r in results) if m]
+    models = [m for m in tables.distinct(tables.model_names(results)) if m]
     sets = tables.distinct(tables.data_set(r) for r in results)
     depths = [r for r in results if isinstance(r, ConceptDepth)]
     text: list[html.Cell] = []
@@ -161,7 +163,7 @@ def _lead(results: Sequence[Result]) -> tuple[html.Part, ...]:
         layers = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         text.append(
             "At which depth does the model know a concept? "
-            f"{tables.plural(len({r.name for r in depths}), 'concept')} in "
+            f"{tables.plural(len({tables.concept(r) for r in depths}), 'concept')} in "
             f"{tables.plural(len(sets), 'data set')}, "
             f"probed at {tables.plural(layers, 'hook point')} of "
         )
@@ -186,11 +188,9 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
         parts.append(depth_page.glossary(depths))
     if others:
         ids = _ids(results)
-        rows = tuple(
-            (html.Link(r.name, ids[id(r)]), KINDS.get(r.kind, r.kind), r.n)
-            for r in others[: tables.ROWS]
-        )
-        columns = (html.Column("name"), html.Column("analysis"), html.Column("n", True))
+        titles = {id(r): title for r, title in zip(results, _titles(results), strict=True)}
+        rows = tuple((html.Link(titles[id(r)], ids[id(r)]), r.n) for r in others[: tables.ROWS])
+        columns = (html.Column("analysis"), html.Column("n", True))
         parts.append(html.Table("Other results", columns, rows))
     return parts
 
@@ -201,9 +201,11 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
     groups: dict[str, list[html.Part]] = {}
     left_out = 0
     titles = _titles(results)
-    concepts = tables.distinct(r.name for r in results)
+    concepts = tables.distinct(tables.concept(r) for r in results)
     # What was found about one concept stands together, in whatever order it was found.
-    order = sorted(range(len(results)), key=lambda i: (concepts.index(results[i].name), i))
+    order = sorted(
+        range(len(results)), key=lambda i: (concepts.index(tables.concept(results[i])), i)
+    )
     for i, result in ((i, results[i]) for i in order):
         for full in (True, False):
             part = _part(result, titles[i], ids[id(result)], f"fig{i + 1}", full=full)
@@ -212,7 +214,7 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
                 room -= size
                 groups.setdefault(tables.data_set(result), []).append(part)
                 if not full:
-                    cuts.append(f"the figure and tables of {html.clip(result.name, 60)}")
+                    cuts.append(f"the figure and tables of {html.clip(tables.concept(result), 60)}")
                 break
         else:
             left_out += 1
@@ -230,13 +232,15 @@ def _titles(results: Sequence[Result]) -> list[str]:
     """The heading of each result: its name, and what tells it from others of that name."""
     depths = [r for r in results if isinstance(r, ConceptDepth)]
     told = dict(zip(map(id, depths), series(depths), strict=True)) if depths else {}
-    models = len({tables.model(r) for r in results}) > 1
+    models = tables.model_names(results)
     titles = []
-    for r in results:
-        who = told[id(r)] if id(r) in told else tables.model(r)
+    for r, model in zip(results, models, strict=True):
+        who = told.get(id(r), model)
         more = [] if isinstance(r, ConceptDepth) else [KINDS.get(r.kind, r.kind.replace("_", " "))]
-        more += [who] if who and (models or len(set(told.values())) > 1) else []
-        titles.append(": ".join([r.name, ", ".join(more)]) if any(more) else r.name)
+        more += [who] if who and len({*models, *told.values()} - {""}) > 1 else []
+        titles.append(
+            ": ".join([tables.concept(r), ", ".join(more)]) if any(more) else tables.concept(r)
+        )
     return titles
 
 
@@ -255,12 +259,12 @@ def _part(result: Result, title: str, part_id: str, figure_id: str, *, full: boo
         if isinstance(result, ConceptDepth):
             table = depth_page.curve_table(result)
         else:
-            table = tables.frame_table(result.to_frame(), result.name)
+            table = tables.frame_table(result.to_frame(), tables.concept(result))
         height = int(fig.layout.height or 440) - 40
         alt = fig.layout.meta["alt"]
         parts.append(html.Figure(figure_id, tables.spec(fig), alt, _reading(result), table, height))
     else:
-        parts.append(tables.frame_table(result.to_frame(), result.name))
+        parts.append(tables.frame_table(result.to_frame(), tables.concept(result)))
     if isinstance(result, ConceptDepth):
         done = [*depth_page.done(result), result.interval]
     else:
@@ -270,7 +274,7 @@ def _part(result: Result, title: str, part_id: str, figure_id: str, *, full: boo
         parts.append(html.Details("How it was measured", (items,)))
     examples = getattr(result, "examples", ())
     if full and len(examples):
-        table = tables.rows_table(examples, f"First rows of the data of {result.name}")
+        table = tables.rows_table(examples, f"First rows of the data of {tables.concept(result)}")
         parts.append(html.Details("First rows of the data", (table,)))
     return html.Section(title, tuple(parts), id=part_id)
 

@@ -16,12 +16,14 @@ __all__ = [
     "EXAMPLES",
     "ROWS",
     "cell",
+    "concept",
     "data_set",
     "distinct",
     "flatten",
     "frame_table",
     "listed",
     "model",
+    "model_names",
     "plural",
     "rows_table",
     "spec",
@@ -94,11 +96,30 @@ def model(result: Result) -> str:
     return str(model.get("spec", "") if isinstance(model, Mapping) else model)
 
 
+def concept(result: Result) -> str:
+    """The concept: the result's name without that of the model, which a study of several adds."""
+    return str(result.provenance.get("concept") or result.name)
+
+
+def model_names(results: Sequence[Result]) -> list[str]:
+    """A name for the model of each result: the short one, unless two models share it."""
+    names = []
+    for r in results:
+        about = r.provenance.get("model", "")
+        names.append(
+            str(about.get("short") or model(r)) if isinstance(about, Mapping) else model(r)
+        )
+    meant: dict[str, set[str]] = {}
+    for name, r in zip(names, results, strict=True):
+        meant.setdefault(name, set()).add(model(r))
+    return [n if len(meant[n]) == 1 else model(r) for n, r in zip(names, results, strict=True)]
+
+
 def data_set(result: Result) -> str:
     """The data set's name."""
     data = result.provenance.get("data", "")
     name = data.get("name", "") if isinstance(data, Mapping) else data
-    return str(name) or result.name.partition(".")[0]
+    return str(name) or concept(result).partition(".")[0]
 
 
 def distinct(values: Iterable[str]) -> list[str]:

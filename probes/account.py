@@ -87,7 +87,7 @@ def _recommended_notes(plan: Plan, groups: str | None) -> list[str]:
             f"{strengths[-1]:g}) by the {loss} of a cross-validation inside the training rows."
         )
     else:
-        notes.append(f"The penalty is fixed at C = {strengths[0]:g}.")
+        notes.append(f"The penalty is fixed at C = {min(strengths):g}.")
     return notes
 
 

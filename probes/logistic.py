@@ -15,7 +15,8 @@ is. V comes from the Gram matrix of the smaller side: X'X where d <= n, XX' wher
 
 *Steps.* Newton steps, each found by conjugate gradients that run on all problems at once, with
 the diagonal ``mean curvature * eigenvalue + 1`` as preconditioner, exact where the curvature is
-the same for all rows. Gradients, margins and the line search are float64; the Hessian products
+the same for all rows. A problem that is alone keeps the axes of X, and factorises the matrix that
+this diagonal stands for. Gradients, margins and the line search are float64; the Hessian products
 inside the conjugate gradients are float32. They only shape the direction, so they cost no
 accuracy. Problems that have converged leave the batch.
 
@@ -103,7 +104,7 @@ def fit_logistic(
     """
     p, n = y.shape
     k = 1 if n_classes == 2 else n_classes
-    basis = _Basis(X, centred)
+    basis = _Basis(X, centred, alone=p * k == 1)
     chunk = max(1, CHUNK // max(1, n * k))
     parts = []
     for first in range(0, p, chunk):
@@ -116,23 +117,47 @@ def fit_logistic(
 
 
 class _Basis:
-    """X in coordinates in which X'X is diagonal: rows ``A`` [n, r], eigenvalues ``power`` [r]."""
+    """X in coordinates ``A`` [n, r] in which a preconditioner of the Hessian is cheap.
 
-    def __init__(self, X: Tensor, centred: bool) -> None:
+    Many problems share the principal axes, on which X'X is diagonal with eigenvalues ``power`` [r].
+    One alone in the primal stays on the axes of X and factorises X'X as it goes, which costs less
+    than finding its eigenvectors.
+    """
+
+    def __init__(self, X: Tensor, centred: bool, alone: bool) -> None:
         n, d = X.shape
         self.mean = torch.zeros_like(X[0]) if centred else X.mean(0)
         self.X = X if centred else X - self.mean
         self.primal = d <= n
-        if self.primal:
+        self.V = self.power = self.gram = None
+        if self.primal and alone:
+            self.A, self.gram = self.X, self.X.T @ self.X
+        elif self.primal:
             power, self.V = torch.linalg.eigh(self.X.T @ self.X)
-            self.A = self.X @ self.V
+            self.A, self.power = self.X @ self.V, power.clamp_min(0)
         else:
             power, U = torch.linalg.eigh(self.X @ self.X.T)
-            self.A = U * power.clamp_min(0).sqrt()
-        self.power = power.clamp_min(0)
+            self.power = power.clamp_min(0)
+            self.A = U * self.power.sqrt()
         self.A32 = self.A.float()
         if self.primal:
             del self.X  # read in the dual alone
+
+    def metric(self, curvature: Tensor, dtype: torch.dtype) -> Tensor:
+        """Preconditioners of problems with curvatures [p, k]: diagonals [p, k, r], or a factor."""
+        level = (curvature / len(self.A)).to(dtype)
+        if self.power is not None:
+            return level[..., None] * self.power.to(dtype) + 1
+        assert self.gram is not None  # noqa: S101  one of the two is there
+        matrix = self.gram.to(dtype) * level[0, 0]
+        matrix.diagonal().add_(1)
+        return torch.linalg.cholesky(matrix)[None]
+
+    def solve(self, metric: Tensor, rest: Tensor) -> Tensor:
+        """A preconditioner's solution for right-hand sides [p, k, r]."""
+        if self.power is not None:
+            return rest / metric
+        return torch.cholesky_solve(rest[0].T, metric[0]).T[None]
 
     def coef(self, z: Tensor, residual: Tensor) -> Tensor:
         """Weights [p, k, d] in the coordinates of X, from those in A's and the loss's residual.
@@ -140,7 +165,9 @@ class _Basis:
         In the dual they follow from stationarity, w = -X' residual, which divides by no small
         singular value and is as exact as the solution itself.
         """
-        return _times(z, self.V.T) if self.primal else -_times(residual, self.X)
+        if not self.primal:
+            return -_times(residual, self.X)
+        return z if self.V is None else _times(z, self.V.T)
 
 
 def _times(x: Tensor, matrix: Tensor) -> Tensor:
@@ -197,7 +224,7 @@ def _solve(
         for chosen, matrix in ((~fine, basis.A32), (fine, A)):
             if chosen.any():
                 rest = (t[chosen] for t in (prob, cs, g, gb, curvature, forcing, enough))
-                dz[chosen], db[chosen] = _direction(matrix, basis.power, *rest)
+                dz[chosen], db[chosen] = _direction(basis, matrix, *rest)
         dz, db = _centred(dz), _centred(db)
         slope = _times(dz, A.T) + db[..., None]
         t = _step_length(margin, slope, target, cs, z, dz)[:, None, None]
@@ -267,8 +294,8 @@ def _step_length(
 
 
 def _direction(
+    basis: _Basis,
     A: Tensor,
-    power: Tensor,
     prob: Tensor,
     cs: Tensor,
     g: Tensor,
@@ -282,16 +309,16 @@ def _direction(
     A problem stops when its residual has fallen by ``forcing`` in the preconditioner's norm, or
     below ``enough``, at which the step already ends the whole solve.
     """
-    p, n, dtype = len(g), A.shape[0], A.dtype
+    p, dtype = len(g), A.dtype
     # The scale keeps float32 away from the ends of its range.
     scale = torch.maximum(g.abs().amax((1, 2)), gb.abs().amax(1)).clamp_min(1e-300)
     hessian = _Hessian(A, prob.to(dtype), cs.to(dtype))
-    metric = (curvature / n).to(dtype)[..., None] * power.to(dtype) + 1
+    metric = basis.metric(curvature, dtype)
     metric_b = curvature.to(dtype).clamp_min(1e-30)
 
     res, res_b = (-g / scale[:, None, None]).to(dtype), (-gb / scale[:, None]).to(dtype)
     x, x_b = torch.zeros_like(res), torch.zeros_like(res_b)
-    d, d_b = res / metric, res_b / metric_b
+    d, d_b = basis.solve(metric, res), res_b / metric_b
     rho = (res * d).sum((1, 2)) + (res_b * d_b).sum(1)
     goal, enough = rho * forcing.to(dtype).square(), (enough / scale).to(dtype).square()
     out, out_b = torch.zeros_like(x), torch.zeros_like(x_b)
@@ -304,7 +331,7 @@ def _direction(
         x_b.addcmul_(alpha[:, None], d_b)
         res.addcmul_(alpha[:, None, None], q, value=-1)
         res_b.addcmul_(alpha[:, None], q_b, value=-1)
-        pre, pre_b = res / metric, res_b / metric_b
+        pre, pre_b = basis.solve(metric, res), res_b / metric_b
         rho_new = (res * pre).sum((1, 2)) + (res_b * pre_b).sum(1)
         beta = rho_new / rho.clamp_min(1e-38)
         rho = rho_new

@@ -197,7 +197,8 @@ def perturbation_effect(
     Parameters
     ----------
     kinds : such as ``["prefix", "swap=0.05", "int8"]``; ``"all"`` is every kind at its default
-        strength, of which those that disturb text are left out where the data are no texts.
+        strength but those that the data or the model cannot take (noise in the text of images, or
+        at the embedding of a model without a stack of blocks).
     labels : columns; all labels of the data by default.
     groups : column; the data's own by default.
     hookpoints, pool, batch_size, max_length : as for `interp.capture`.
@@ -215,7 +216,7 @@ def perturbation_effect(
         A kind disturbs text, and the data are no texts.
     """
     model, data = load(model), read(data)
-    chosen = choose_perturbations(kinds, data, pool)
+    chosen = choose_perturbations(kinds, data, pool, model)
     columns = [labels] if isinstance(labels, str) else list(labels or data.labels)
     if not columns:
         raise DataError(f"{data.name} has no label column; name one with labels=….")
@@ -258,9 +259,9 @@ def perturbation_effect(
 
 
 def choose_perturbations(
-    kinds: str | Sequence[str], data: Dataset, pool: str = "last"
+    kinds: str | Sequence[str], data: Dataset, pool: str = "last", model: Model | None = None
 ) -> list[Perturbation]:
-    """What is asked for, each once; ``"all"`` leaves out what disturbs text where none can be.
+    """What is asked for, each once; ``"all"`` leaves out what the data or the model cannot take.
 
     Raises
     ------
@@ -275,9 +276,12 @@ def choose_perturbations(
         if spec.strip() != "all":
             chosen.append(read_perturbation(spec))
             continue
-        fits = data.kind == "text" and pool != "all"
-        chosen += [Perturbation(k, v) for k, v in PERTURBATIONS.items()
-                   if fits or k not in TEXT_NOISE]  # fmt: skip
+        left = set()
+        if data.kind != "text" or pool == "all":
+            left |= set(TEXT_NOISE)
+        if model is not None and len(model.points.stacks) != 1:
+            left.add("gaussian")
+        chosen += [Perturbation(k, v) for k, v in PERTURBATIONS.items() if k not in left]
     chosen = list(dict.fromkeys(chosen))
     if not chosen:
         raise ParameterError(f"no perturbation was asked for; there is {', '.join(PERTURBATIONS)}.")

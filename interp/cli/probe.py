@@ -36,6 +36,9 @@ def run(
     prompt_layout: Annotated[
         str | None, typer.Option(help="after or before the text; else as the task has it.")
     ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="The class that counts as 1 of two; else the last.")
+    ] = None,
     random_model: Annotated[
         bool | None,
         typer.Option(
@@ -115,7 +118,17 @@ def run(
                 show_plan(work, as_json)
         return
     settings = Settings(
-        mode, probe, folds, seed, pool, batch_size, max_length, random_model, kinds, prompts
+        mode=mode,
+        probe=probe,
+        folds=folds,
+        seed=seed,
+        positive=positive,
+        pool=pool,
+        batch_size=batch_size,
+        max_length=max_length,
+        random_model=random_model,
+        perturb=kinds,
+        prompts=prompts,
     )
     options = {
         "model": loaded[0].identity(),
@@ -124,6 +137,7 @@ def run(
         "hookpoints": [[p.name for p in row[0].points] for row in works],
         "mode": mode,
         "probe": probe,
+        "positive": positive,
         "random_model": random_model,
         "perturb": list(kinds),
         "pool": pool,

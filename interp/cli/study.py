@@ -44,10 +44,17 @@ class Settings:
     random_model: bool | None = None
     perturb: tuple[str, ...] = ()
     prompts: dict[str, str] = field(default_factory=dict)
+    positive: str | None = None
 
     def options(self) -> dict[str, Any]:
         """Arguments of `probes.concept_depth`."""
-        return {"mode": self.mode, "probe": self.probe, "folds": self.folds, "seed": self.seed}
+        return {
+            "mode": self.mode,
+            "probe": self.probe,
+            "positive": self.positive,
+            "folds": self.folds,
+            "seed": self.seed,
+        }
 
 
 class Study:

@@ -85,6 +85,18 @@ def test_what_differs_is_named(full, depth):
     assert series([full(prompt=None), full()]) == ["demo:pylm, no prompt", "demo:pylm, a prompt"]
 
 
+def test_a_study_of_several_models_is_read_by_concept_and_short_name(full):
+    def of(short, spec):
+        about = {"model": {"spec": spec, "short": short}, "concept": "facts.label"}
+        return full(f"{short}/facts.label", provenance=about)
+
+    two = [of("gpt2", "org/gpt2"), of("pylm", "demo:pylm")]
+    assert list(by_concept(two)) == ["facts.label"] and series(two) == ["gpt2", "pylm"]
+    assert set(traces(figure(two))) == {"gpt2", "pylm"}
+    same = [of("gpt2", "org/gpt2"), of("gpt2", "other/gpt2")]  # of two runs
+    assert series(same) == ["org/gpt2", "other/gpt2"]
+
+
 def test_the_figure_of_a_list_is_the_one_that_fits(full):
     two = [*pair(full), *pair(full, "python.keyword")]
     assert figure(two[:2]).layout.meta == compare(two[:2]).layout.meta

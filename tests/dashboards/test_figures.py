@@ -54,6 +54,18 @@ def test_points_of_one_place_share_a_label_and_are_all_seen(full):
     assert [fig.data.index(m) for m in marks] == sorted(fig.data.index(m) for m in marks)
 
 
+def test_labels_that_would_meet_on_a_phone_stand_in_different_rows(full):
+    layers = ("embed", *(f"resid_post.{i}" for i in range(6)))
+    far = full(hookpoints=layers, onset_hookpoint="resid_post.1", jump_hookpoint="resid_post.1",
+               converging_hookpoint="resid_post.5")  # fmt: skip
+    rows = {a.text.split()[0]: a.yshift for a in figure(far).layout.annotations}
+    assert rows == {"onset": 0, "converging": 15}  # 21 letters and 15 are more than 280 px
+    alone = figure(full(hookpoints=layers, onset_hookpoint=None, jump_hookpoint="resid_post.0",
+                        converging_hookpoint="resid_post.5"))  # fmt: skip
+    assert {a.yshift for a in alone.layout.annotations} == {0}
+    assert figure(far).layout.margin.t == alone.layout.margin.t + 15
+
+
 def test_the_onset_bar_ends_at_the_hook_points_of_its_interval(full):
     r = full(onset_low=0.2, onset_high=0.6)
     bar, at = trace(figure(r), "onset"), r.hookpoints.index(r.onset_hookpoint)

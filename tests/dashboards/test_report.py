@@ -112,6 +112,14 @@ def test_a_bag_of_words_as_good_as_the_probe_is_a_warning(depth):
     assert "words alone may carry" not in Report(depth(bag_of_words=None)).html()
 
 
+def test_a_bag_of_words_below_the_majority_is_a_warning(depth):
+    said = "rows that match in all but the label"
+    low = depth(bag_of_words=0.25, bag_of_words_low=0.2, bag_of_words_high=0.3)
+    assert said in Report(low).html()
+    near = depth(bag_of_words=0.48, bag_of_words_low=0.45, bag_of_words_high=0.51)
+    assert said not in Report(near).html()
+
+
 def test_what_was_done_is_said_and_what_is_careful_stands_out(depth):
     notes = ("Features are standardised.", "Careful: the split mixes matched rows.")
     data = {"data": {"name": "facts", "notes": ["The text column is 'statement'."]}}

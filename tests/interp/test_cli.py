@@ -35,7 +35,7 @@ FLAGS = {
     "OUT": "--out",
     "POOL": "--pool",
     "BATCH": "--batch-size",
-    "MODE": "--mode",
+    "MODE": "--mode --positive",
     "PROBE": "--probe",
     "PROMPT": "--prompt --prompt-layout",
     "RANDOM": "--random-model",

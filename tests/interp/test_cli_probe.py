@@ -69,6 +69,13 @@ def test_the_released_mode_reads_the_norm_before_the_mlp_with_its_prompt(probe):
     assert depth.folds == 1
 
 
+def test_the_released_label_direction(probe):
+    """Whose test rows are 1 decides the F1; scikit-learn's split keeps the order of the rows."""
+    _, (depth,) = probe("--mode", "released_code", "--no-random-model")
+    _, (turned,) = probe("--mode", "released_code", "--no-random-model", "--positive", 0, out="b")
+    assert depth.classes == ("0", "1") and turned.classes == ("1", "0")
+
+
 def test_the_paper_s_mode_takes_a_wording_for_the_task(probe):
     done, (depth,) = probe("--mode", "paper", "--no-random-model")
     assert depth.mode == "paper" and depth.prompt == TASKS["truth"].wording

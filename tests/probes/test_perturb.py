@@ -323,3 +323,15 @@ def test_images_take_what_is_not_text(tiny):
         interp.load(tiny("vit")), data, "all", pool="mean", hookpoints="resid_post.*", **QUICK
     )
     assert [r["kind"] for r in found.runs] == ["gaussian", "bfloat16", "int8", "int4"]
+
+
+def test_a_convolutional_net_has_no_embedding_to_disturb():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+    images = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[::2] += 1
+    data = read((images, [0, 1] * 12), name="squares")
+    settings = {"hookpoints": ["0", "3"], "pool": "mean", **QUICK}
+    (found,) = perturbation_effect(interp.load(net), data, "all", **settings)
+    assert [r["kind"] for r in found.runs] == ["bfloat16", "int8", "int4"]
+    with pytest.raises(ModelError, match="0 stacks of blocks"):
+        perturbation_effect(interp.load(net), data, "gaussian", **settings)
