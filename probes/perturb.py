@@ -520,8 +520,6 @@ def quantised(model: Model | nn.Module, kind: str) -> Iterator[int]:
     if kind not in (*BITS, "bfloat16"):
         raise ParameterError(f"weights are rounded to bfloat16, int8 or int4; got {kind!r}.")
     module = model.module if isinstance(model, Model) else model
-    if isinstance(model, Model):
-        _ = model.fingerprint  # of the weights as they are; it is computed once
     if kind == "bfloat16":
         wide = [p for p in module.parameters() if p.dtype in (torch.float32, torch.float64)]
         targets = [(p, -1) for p in wide]

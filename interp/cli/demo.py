@@ -26,6 +26,7 @@ def run(
         seed=seed,
         resume=resume,
         force=force,
+        random_model=False,  # a second capture: the demo is to be short
         dry_run=dry_run,
         as_json=as_json,
     )
