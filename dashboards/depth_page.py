@@ -48,8 +48,6 @@ TITLES = {
     "random_features": "random features",
 }
 """Columns of the data table, where the field's name is not the best one."""
-COMPARED = 40
-"""Concepts that are drawn for several models side by side."""
 PROBES = {
     "logistic": "logistic regression",
     "ridge": "ridge regression",
@@ -272,8 +270,11 @@ def points(results: Sequence[Result]) -> list[html.Part]:
     return [html.Section("Depth by concept", (part,))]
 
 
-def models(results: Sequence[Result]) -> list[html.Section]:
-    """A figure for each concept that several models share, the earliest concept first."""
+def models(results: Sequence[Result], room: int) -> list[html.Section]:
+    """A figure for each concept that several models share, the earliest concept first.
+
+    What does not fit into ``room`` bytes is left out, with a notice.
+    """
     depths = [r for r in results if isinstance(r, ConceptDepth)]
     parts: list[html.Part] = []
     shared = [
@@ -281,7 +282,7 @@ def models(results: Sequence[Result]) -> list[html.Section]:
         for concept, group in by_concept(depths).items()
         if len(set(series(group))) > 1
     ]
-    for i, (concept, group) in enumerate(shared[:COMPARED]):
+    for i, (concept, group) in enumerate(shared):
         fig = compare(group)
         rows = [
             (html.Code(who, 60), html.Code(r.hookpoints[k], 40), *map(float, numbers))
@@ -303,12 +304,17 @@ def models(results: Sequence[Result]) -> list[html.Section]:
         note = "The band around each line is its 95 % interval."
         alt, height = fig.layout.meta["alt"], int(fig.layout.height) - 40
         figure = html.Figure(f"models{i + 1}", tables.spec(fig), alt, (note,), table, height)
-        parts.append(html.Section(concept, (figure,)))
+        part = html.Section(concept, (figure,))
+        room -= len(html.render(part).encode("utf-8"))
+        if room < 0:
+            more = (
+                f"{tables.plural(len(shared) - i, 'more concept')} not drawn, for the page's size."
+            )
+            parts.append(html.Paragraph((more,), "note"))
+            break
+        parts.append(part)
     if not parts:
         return []
-    if len(shared) > COMPARED:
-        more = f"{len(shared) - COMPARED} more concepts are not drawn."
-        parts.append(html.Paragraph((more,), "note"))
     return [html.Section("Models side by side", tuple(parts), id="models")]
 
 
@@ -358,6 +364,7 @@ def asked(result: ConceptDepth) -> list[html.Part]:
     if result.n_groups is not None:
         text += f" in {tables.plural(f'{result.n_groups:,}', 'group')} that are never split"
     about = result.about.strip()
+    about = about[:1].upper() + about[1:]
     end = "" if not about or about[-1] in ".?!" else "."
     return [html.Paragraph((html.Data(f"{about}{end} {text}.".strip(), 600),), "note")]
 
@@ -391,9 +398,9 @@ def warnings(result: ConceptDepth) -> list[html.Part]:
     if bag is not None and above is not None and above < result.majority:
         text = (
             f"A bag of words reaches {bag:.3f}, which is below the majority class "
-            f"({result.majority:.3f}): rows that match in all but the label stand on both sides of "
-            "the split, and this pulls the probe's accuracy down too. Name the column that pairs "
-            "them as the groups."
+            f"({result.majority:.3f}). This happens where rows that match in all but the label "
+            "stand on both sides of the split, and it pulls the probe's accuracy down too: name "
+            "the column that pairs them as the groups."
         )
         parts.append(html.Paragraph((text,), "warning"))
     return parts

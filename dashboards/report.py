@@ -89,9 +89,10 @@ class Report:
             *depth_page.points(self.results),
             *depth_page.heatmaps(self.results),
         ]
-        models = depth_page.models(self.results)
         provenance = _provenance(self.results, self.command)
-        room = self.budget - fixed - 20_000 - _bytes([*overview, *models, provenance])
+        room = self.budget - fixed - 20_000 - _bytes([*overview, provenance])
+        models = depth_page.models(self.results, room // 2)
+        room -= _bytes(models)
         sections, cuts = _sections(self.results, room)
         first = html.Section("Overview", tuple(overview), id="overview")
         parts = (first, *models, *sections, provenance)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from probes.logistic import Fits
+from probes.spectrum import eigen
 
 __all__ = ["CLOSED", "PENALISED", "PROBABILISTIC", "fit_closed"]
 
@@ -137,10 +138,10 @@ def _spectral(
     scaled = member if root is None else member / root.clamp_min(1e-150)
     scaled = scaled.reshape(p * c, n)
     if d <= n:
-        power, V = torch.linalg.eigh(Z.T @ Z)
+        power, V = eigen(Z.T @ Z)
         sums = (scaled @ Z) @ V
     else:
-        power, V = torch.linalg.eigh(Z @ Z.T)  # V here are the rows' coordinates
+        power, V = eigen(Z @ Z.T)  # V here are the rows' coordinates
         sums = (scaled @ V) * power.clamp_min(0).sqrt()
     power = power.clamp_min(0)
     sums, ridge = sums.view(p, c, -1), power + 1 / (2 * C[:, None])  # [p, r]

@@ -15,7 +15,7 @@ is. V comes from the Gram matrix of the smaller side: X'X where d <= n, XX' wher
 
 *Steps.* Newton steps, each found by conjugate gradients that run on all problems at once, with
 the diagonal ``mean curvature * eigenvalue + 1`` as preconditioner, exact where the curvature is
-the same for all rows. A problem that is alone keeps the axes of X, and factorises the matrix that
+the same for all rows. A problem that is alone stays off these axes, and factorises the matrix that
 this diagonal stands for. Gradients, margins and the line search are float64; the Hessian products
 inside the conjugate gradients are float32. They only shape the direction, so they cost no
 accuracy. Problems that have converged leave the batch.
@@ -32,6 +32,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from probes.spectrum import eigen
 
 __all__ = ["Fits", "fit_logistic"]
 
@@ -120,8 +122,8 @@ class _Basis:
     """X in coordinates ``A`` [n, r] in which a preconditioner of the Hessian is cheap.
 
     Many problems share the principal axes, on which X'X is diagonal with eigenvalues ``power`` [r].
-    One alone in the primal stays on the axes of X and factorises X'X as it goes, which costs less
-    than finding its eigenvectors.
+    One alone factorises A'A as it goes, which costs less than finding eigenvectors: in the primal
+    A is X, in the dual the Cholesky factor of XX'.
     """
 
     def __init__(self, X: Tensor, centred: bool, alone: bool) -> None:
@@ -133,10 +135,13 @@ class _Basis:
         if self.primal and alone:
             self.A, self.gram = self.X, self.X.T @ self.X
         elif self.primal:
-            power, self.V = torch.linalg.eigh(self.X.T @ self.X)
+            power, self.V = eigen(self.X.T @ self.X)
             self.A, self.power = self.X @ self.V, power.clamp_min(0)
+        elif alone:
+            self.A = _factor(self.X @ self.X.T)  # singular, as centred rows sum to 0
+            self.gram = self.A.T @ self.A
         else:
-            power, U = torch.linalg.eigh(self.X @ self.X.T)
+            power, U = eigen(self.X @ self.X.T)
             self.power = power.clamp_min(0)
             self.A = U * self.power.sqrt()
         self.A32 = self.A.float()
@@ -149,9 +154,9 @@ class _Basis:
         if self.power is not None:
             return level[..., None] * self.power.to(dtype) + 1
         assert self.gram is not None  # noqa: S101  one of the two is there
-        matrix = self.gram.to(dtype) * level[0, 0]
+        matrix = self.gram * level[0, 0].double()  # float32 would lose the 1 beside large entries
         matrix.diagonal().add_(1)
-        return torch.linalg.cholesky(matrix)[None]
+        return _factor(matrix).to(dtype)[None]
 
     def solve(self, metric: Tensor, rest: Tensor) -> Tensor:
         """A preconditioner's solution for right-hand sides [p, k, r]."""
@@ -168,6 +173,17 @@ class _Basis:
         if not self.primal:
             return -_times(residual, self.X)
         return z if self.V is None else _times(z, self.V.T)
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """Cholesky factor of a positive semidefinite matrix, lifted above rounding where it must be."""
+    lift = 1e-14 * matrix.trace().clamp_min(1e-200)
+    while True:
+        L, failed = torch.linalg.cholesky_ex(matrix)
+        if not failed or not torch.isfinite(lift):
+            return L
+        matrix.diagonal().add_(lift)
+        lift = 10 * lift
 
 
 def _times(x: Tensor, matrix: Tensor) -> Tensor:

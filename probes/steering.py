@@ -35,6 +35,8 @@ __all__ = ["LogitLens", "Steering", "logit_lens", "steering_effect"]
 
 ALPHAS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 DRAWS = 1000
+RARE = 0.01
+"""Mean probability of all answers below which the result says that they are rare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,6 +337,17 @@ def steering_effect(
     bounds = np.array([weighted_interval(v, concept.units, weights) for v in odds])
     means = control.mean(2)
     slopes = [_slope(strengths, m) for m in means]
+    notes = [
+        f"alpha = 1 adds a vector of length {abs(step):.3g} at every position of {hookpoint}: the "
+        "difference of the classes' means along the direction.",
+        f"The answer is read at the last position of each text; {directions} random directions of "
+        "equal length are the control.",
+    ]
+    if mass < RARE:
+        notes.append(
+            f"Without steering the answers hold {mass:.2g} of the probability: the model does not "
+            "take these texts for questions, and the log-odds compare two words it hardly says."
+        )
     return Steering(
         name=depth.name,
         n=len(concept.y),
@@ -368,12 +381,7 @@ def steering_effect(
         random_slope=max(slopes, key=abs),
         answer_mass=mass,
         seed=seed,
-        notes=(
-            f"alpha = 1 adds a vector of length {abs(step):.3g} at every position of {hookpoint}: "
-            "the difference of the classes' means along the direction.",
-            f"The answer is read at the last position of each text; {directions} random directions "
-            "of equal length are the control.",
-        ),
+        notes=tuple(notes),
     )
 
 

@@ -1,5 +1,6 @@
 """What ``interp probe`` does between parsing and writing: models x data x labels, one at a time."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,9 @@ HOOKPOINTS = {
 
 CHEAP = 10**13
 """Parameters times positions up to which the random-initialised model is captured unasked."""
+
+GENERIC = re.compile(r"model|weights|final|best|last|main|checkpoint.*", re.IGNORECASE)
+"""Names of folders that do not tell models apart; the folder above is named too."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,10 @@ def short_names(specs: Sequence[str]) -> list[str]:
         text = spec.rstrip("/")
         if text.startswith("demo:") or ".py:" in text:
             text = text.rsplit(":", 1)[-1]
-        name = Path(text).name or text
+        path = Path(text)
+        name = path.name or text
+        if GENERIC.fullmatch(name) and path.parent.name:
+            name = f"{path.parent.name}-{name}"
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
         same = sum(n.split("~")[0] == name for n in names)
         names.append(f"{name}~{same + 1}" if same else name)

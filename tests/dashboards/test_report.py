@@ -222,6 +222,23 @@ def test_a_page_is_cut_to_its_budget_and_says_what_is_gone(six):
     assert '<figure id="fig' not in bare and "facts.label" in bare
 
 
+def test_many_models_and_concepts_stay_within_the_budget(full):
+    layers = tuple(f"resid_post.{i}" for i in range(40))
+    many = [
+        full(f"set.c{i}", model=f"m{j}", hookpoints=layers, seed=i)
+        for i in range(12)
+        for j in range(2)
+    ]
+    page = Report(many, budget=5_100_000).html()
+    assert len(page.encode()) <= 5_100_000
+    assert "not drawn, for the page's size" in html_text(page) and 'id="models1"' in page
+    assert "Left out to stay within it" in page
+
+
+def html_text(page):
+    return page.replace(plotly.offline.get_plotlyjs(), "").replace("&#x27;", "'")
+
+
 def test_long_tables_are_cut_and_say_so(depth, monkeypatch):
     monkeypatch.setattr("dashboards.tables.ROWS", 10)
     layers = tuple(f"resid_post.{i}" for i in range(80))

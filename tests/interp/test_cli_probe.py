@@ -184,6 +184,8 @@ def test_a_row_a_token_holds_documents_together(probe):
 def test_short_names_differ():
     specs = ["demo:pylm", "org/pylm", "./a/gpt2/", "tl:gpt2", "my.py:net", "a/b c"]
     assert short_names(specs) == ["pylm", "pylm~2", "gpt2", "tl-gpt2", "net", "b-c"]
+    runs = ["runs/tall/model", "runs/wide/model", "wide/checkpoint-500", "model"]
+    assert short_names(runs) == ["tall-model", "wide-model", "wide-checkpoint-500", "model"]
 
 
 def test_prompts_by_mode():

@@ -197,3 +197,18 @@ def test_refuses_in_one_sentence():
         _ = LinearProbe().direction_
     with pytest.warns(ConvergenceWarning, match="took 1 Newton steps"):
         assert not LinearProbe(max_iter=1).fit(X, y).converged_
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 20), (40, 90)])
+def test_large_and_collinear_features_are_fitted(n, d):
+    X, y = make(n, d, 2)
+    X[:, -1] = X[:, 0]
+    X[n // 2 :] = X[: n - n // 2]  # rows twice
+    y[n // 2 :] = y[: n - n // 2]
+    plain = LinearProbe(1.0).fit(X, y)
+    large = LinearProbe(1e-8).fit(1e4 * X, y)  # the same problem in other units
+    np.testing.assert_allclose(1e4 * large.coef_, plain.coef_, atol=1e-6)
+    assert plain.converged_
+    theirs = reference().fit(X, y)
+    assert apart(plain.coef_, theirs.coef_) < 1e-4
+    assert LinearProbe(100.0).fit(1e3 * X + 500, y).score(1e3 * X + 500, y) == 1

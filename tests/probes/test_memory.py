@@ -31,7 +31,8 @@ class Lazy:
 torch.set_num_threads(1)
 r = concept_depth(Lazy(), "label", "group", folds=3, strengths=1e-3, random_features=False)
 assert len(r.hookpoints) == layers
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+unit = 1 if sys.platform == "darwin" else 1024
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 """
 
 

@@ -64,6 +64,7 @@ def test_the_log_odds_are_those_of_a_hand_computation(gpt2, data, depth):
         if alpha == 0:
             mass = p[:, [20, 21, 30]].sum(1).mean().item()
             assert found.answer_mass == pytest.approx(mass, abs=1e-6)
+            assert any("hardly says" in note for note in found.notes) == (mass < 0.01)
     assert found.flipped[1] == 0 and found.alphas == alphas
     assert found.answers == {"no": ["w20", "w21"], "yes": ["w30"]}
 
