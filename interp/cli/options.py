@@ -68,7 +68,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 Force = Annotated[bool, typer.Option("--force", help="Replace the run in --out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say rows, bytes and seconds, from a timed batch; write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Say rows, bytes and seconds (a batch is timed); write nothing."
+    ),
 ]
 Config = Annotated[
     Path | None,
