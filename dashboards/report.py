@@ -11,6 +11,7 @@ from dashboards import depth_page, html, tables
 from dashboards.compare import series
 from dashboards.effects import perturbed_reading, steering_reading
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
+from dashboards.headlines import glossary, headlines
 from interp.errors import ParameterError
 from interp.results import Result
 from interp.runs import write_text
@@ -127,7 +128,7 @@ def _summary(results: Sequence[Result]) -> str:
     others = [r for r in results if not isinstance(r, ConceptDepth)]
     parts: list[html.Part] = []
     if depths:
-        parts += depth_page.headlines(depths)
+        parts += headlines(depths)
     for result in others[: tables.ROWS]:
         parts.append(
             html.Paragraph((html.Strong(result.kind), " ", html.Data(tables.concept(result))))
@@ -181,12 +182,12 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
     depths = [r for r in results if isinstance(r, ConceptDepth)]
     others = [r for r in results if not isinstance(r, ConceptDepth)]
     if depths:
-        parts += depth_page.headlines(depths, ids=_ids(results))
+        parts += headlines(depths, ids=_ids(results))
         if len(depths) > tables.ROWS:
             parts.append(
                 html.Paragraph((f"{len(depths) - tables.ROWS} more are not shown.",), "note")
             )
-        parts.append(depth_page.glossary(depths))
+        parts.append(glossary(depths))
     if others:
         ids = _ids(results)
         titles = {id(r): title for r, title in zip(results, _titles(results), strict=True)}
