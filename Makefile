@@ -43,6 +43,7 @@ slow: $(READY)
 
 bench: $(READY)
 	$(BIN)/python examples/bench_capture.py
+	$(BIN)/python examples/bench_probe.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
