@@ -64,7 +64,8 @@ def test_published_cities_under_the_released_split_and_by_group():
     table = pd.concat([table[table.label == 1], table[table.label == 0]])  # their class order
     y, test = (table.label == 0).to_numpy().astype(int), released_split(len(table))[1]
     fold = np.isin(np.arange(len(y)), test).astype(int)
-    right = bag_of_words(table.statement.tolist(), y, fold) == y
+    # the published control counts scikit-learn's default words
+    right = bag_of_words(table.statement.tolist(), y, fold, marks=False) == y
     assert (len(test), y[test].sum()) == (599, 300)
     assert right[test].mean() == pytest.approx(0.2471, abs=5e-5)
     assert "407 of 748" in leakage(y, table.city, fold)
