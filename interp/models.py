@@ -110,7 +110,8 @@ class Model:
             A part that holds parameters says nothing on how they begin, or the model is
             transformer-lens's, whose parts are wrapped.
         """
-        with torch.random.fork_rng(devices=[]):
+        # the seed reaches every CUDA generator, so theirs are put back too
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             fresh = _fresh(self.module, self.spec)
         fresh.train(self.module.training).to(device=self.device, dtype=self.dtype)
