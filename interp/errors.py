@@ -9,6 +9,7 @@
     ├── ModelError       (RuntimeError)  a model cannot be loaded or run
     ├── LayerNotFound    (LookupError)   no hook point of that name, or it never fired
     ├── StoreError       (RuntimeError)  an activation store or run folder is unusable
+    ├── CheckpointError  (RuntimeError)  a saved coder cannot be read or written
     ├── NotFitted        (RuntimeError)  a probe or coder is used before it was fitted
     └── MissingExtra     (ImportError)   an optional package is not installed
 
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 __all__ = [
+    "CheckpointError",
     "DataError",
     "InterpError",
     "LayerNotFound",
@@ -59,6 +61,10 @@ class LayerNotFound(InterpError, LookupError):
 
 class StoreError(InterpError, RuntimeError):
     """An activation store or a run folder is missing, damaged, or holds something else."""
+
+
+class CheckpointError(InterpError, RuntimeError):
+    """A saved coder is missing, damaged, of another kind, or cannot be written."""
 
 
 class NotFitted(InterpError, RuntimeError):

@@ -1,6 +1,27 @@
-"""saes: learn what activations are made of. The room is empty in this version.
+"""Learn: sparse autoencoders, which write an activation as a sum of few directions out of many.
 
-Sparse autoencoders, VL-SAE and codebook features come here; nothing is exported yet.
+`ARCHITECTURES` lists the variants; each is a config and a class, such as `TopKConfig` and
+`TopKSAE`. `SAE.from_pretrained` gives a saved one back as the class that it is.
 """
 
-__all__: list[str] = []
+from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
+from saes.codes import Codes
+from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
+
+ARCHITECTURES.update(
+    topk=(TopKConfig, TopKSAE),
+    batch_topk=(BatchTopKConfig, BatchTopKSAE),
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "BatchTopKConfig",
+    "BatchTopKSAE",
+    "Codes",
+    "Loss",
+    "SAE",
+    "SAEConfig",
+    "SAEOutput",
+    "TopKConfig",
+    "TopKSAE",
+]

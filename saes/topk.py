@@ -1,0 +1,214 @@
+"""TopK and BatchTopK: the k largest pre-activations are the latents, so k is the sparsity."""
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from interp.errors import NotFitted
+from saes.base import SAE, SAEConfig, squared_error
+from saes.codes import Codes
+from saes.kernels import encode_batch_topk, encode_topk, sparse_decode
+
+__all__ = ["BatchTopKConfig", "BatchTopKSAE", "TopKConfig", "TopKSAE"]
+
+THRESHOLD_RATE = 0.01
+"""Weight of the newest batch in BatchTopK's threshold: a mean over about the last 100 batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KConfig(SAEConfig):
+    k: int
+    k_aux: int | None = None
+    auxk: float = 1 / 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._whole("k", 1, self.n_latents, "It cannot exceed n_latents.")
+        if self.k_aux is not None:
+            self._whole("k_aux", 1)
+        self._number("auxk")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKConfig(_KConfig):
+    """Config of `TopKSAE`.
+
+    Attributes
+    ----------
+    n_latents : how many latents.
+    k : active latents a row, from 1 to ``n_latents``.
+    k_aux : dead latents a row that AuxK reads; None for half the width of the output.
+    auxk : weight of AuxK; 0 switches it off.
+    multi_k : add an eighth of the reconstruction error at 4 k (Multi-TopK), which keeps the SAE
+        useful at other k than its own.
+    """
+
+    architecture: ClassVar[str] = "topk"
+
+    multi_k: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTopKConfig(_KConfig):
+    """Config of `BatchTopKSAE`.
+
+    Attributes
+    ----------
+    n_latents : how many latents.
+    k : active latents a row in the batch's mean, from 1 to ``n_latents``.
+    k_aux : dead latents a row that AuxK reads; None for half the width of the output.
+    auxk : weight of AuxK; 0 switches it off.
+    """
+
+    architecture: ClassVar[str] = "batch_topk"
+
+
+K = TypeVar("K", bound=_KConfig)
+
+
+class _KSAE(SAE[K]):
+    """What TopK, BatchTopK and their kin share: AuxK."""
+
+    def _auxk(self, rows: Tensor, target: Tensor, output: Tensor, dead: Tensor | None) -> Tensor:
+        """How badly the dead latents explain what the live ones left, times its weight; 0-d.
+
+        With e = target - output, held fixed, and e_hat the sum of the k_aux largest dead latents
+        in each row (no bias)::
+
+            auxk * Var(target) * |e - e_hat|^2 / Var(e)
+
+        where |.|^2 is summed over features and averaged over rows, and Var is the same about the
+        batch's mean. Divided by Var(target) the whole loss is that of Gao et al. 2024, "Scaling
+        and evaluating sparse autoencoders", appendix A.2; kept in units of the reconstruction, it
+        scales as that does. Gradients reach encoder, decoder and biases alike.
+
+        Degenerate: 0 where no latent is dead, or Var(e) is 0.
+        """
+        config = self.config
+        if dead is None or not len(dead) or config.auxk == 0:
+            return output.new_zeros(())
+        encoder, decoder, b_enc = (
+            p.index_select(0, dead) for p in (self.encoder, self.decoder, self.b_enc)
+        )
+        k_aux = min(config.k_aux or max(1, output.shape[1] // 2), len(dead))
+        codes = encode_topk(rows, encoder, b_enc, k_aux, b_pre=self._b_pre)
+        residual = (target - output).detach()
+        spread = squared_error(residual, residual.mean(0))
+        scale = squared_error(target, target.mean(0)) / torch.where(spread > 0, spread, 1)
+        scale = torch.where(spread > 0, scale, 0)
+        error = squared_error(sparse_decode(codes, decoder), residual)
+        return config.auxk * scale.detach() * error
+
+
+class TopKSAE(_KSAE[TopKConfig]):
+    """Keeps the k largest pre-activations of each row, those below 0 as 0.
+
+    Loss: ``reconstruction``, ``auxk`` (`TopKConfig.auxk`), and with ``multi_k`` also ``multi_k``,
+    an eighth of the reconstruction error with the 4 k largest (at most ``n_latents``).
+
+    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", sections 2.3 and 4.3,
+    appendix A. Differs: the reconstruction error is not divided by the variance of the activations,
+    and AuxK is multiplied by it instead.
+    """
+
+    config_class: ClassVar[type[SAEConfig]] = TopKConfig
+
+    def _codes(self, rows: Tensor, k: int) -> Codes:
+        return encode_topk(rows, self.encoder, self.b_enc, k, b_pre=self._b_pre)
+
+    def _latents(self, rows: Tensor) -> Codes:
+        return self._codes(rows, self.config.k)
+
+    def _terms(
+        self,
+        rows: Tensor,
+        target: Tensor,
+        *,
+        dead: Tensor | None,
+        k: int | None,
+        penalty_scale: float,
+    ) -> tuple[Tensor, Codes, dict[str, Tensor]]:
+        k = k or self.config.k
+        if not self.config.multi_k:
+            codes = self._codes(rows, k)
+            output = self._predict(codes, rows)
+            return output, codes, {"auxk": self._auxk(rows, target, output, dead)}
+        wide = self._codes(rows, min(4 * k, self.n_latents))
+        codes = Codes(wide.values[:, :k], wide.indices[:, :k])
+        output = self._predict(codes, rows)
+        multi_k = squared_error(self._predict(wide, rows), target) / 8
+        return output, codes, {"multi_k": multi_k, "auxk": self._auxk(rows, target, output, dead)}
+
+
+class BatchTopKSAE(_KSAE[BatchTopKConfig]):
+    """Keeps the n * k largest pre-activations of a batch of n rows, so that rows may differ.
+
+    That is the rule of `loss`. To encode, a row must not hang on the others: latents are then the
+    pre-activations above ``threshold``, a running mean over training batches (module in train mode)
+    of the smallest pre-activation that was kept. Each batch counts by 0.01; the first sets it.
+
+    Loss: ``reconstruction`` and ``auxk``.
+
+    Attributes
+    ----------
+    threshold : 0-d buffer; nan before the first batch.
+
+    Raises
+    ------
+    NotFitted
+        Something is encoded before ``threshold`` is set.
+
+    Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", sections 3 and 3.1. Differs: the
+    threshold is a running mean, where the paper takes one over the data after training.
+    """
+
+    config_class: ClassVar[type[SAEConfig]] = BatchTopKConfig
+    threshold: Tensor
+
+    def __init__(
+        self,
+        config: BatchTopKConfig,
+        d_in: int,
+        d_out: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(config, d_in, d_out, generator=generator)
+        self.register_buffer("threshold", torch.tensor(float("nan"), dtype=torch.float32))
+
+    def _latents(self, rows: Tensor) -> Tensor:
+        if self.threshold.isnan():
+            raise NotFitted(
+                f"{type(self).__name__} has no threshold to encode with; train it, or set "
+                "sae.threshold."
+            )
+        pre = self._pre_codes(rows)
+        return pre.where(pre > self.threshold.clamp_min(0), 0)
+
+    def _terms(
+        self,
+        rows: Tensor,
+        target: Tensor,
+        *,
+        dead: Tensor | None,
+        k: int | None,
+        penalty_scale: float,
+    ) -> tuple[Tensor, Codes, dict[str, Tensor]]:
+        codes = self._batch_codes(rows, k or self.config.k)
+        output = self._predict(codes, rows)
+        return output, codes, {"auxk": self._auxk(rows, target, output, dead)}
+
+    def _batch_codes(self, rows: Tensor, k: int) -> Codes:
+        codes = encode_batch_topk(rows, self.encoder, self.b_enc, k, b_pre=self._b_pre)
+        if self.training:
+            self._follow(codes.values.detach())
+        return codes
+
+    def _follow(self, values: Tensor) -> None:
+        """Move the threshold towards the smallest positive value; a batch without one is passed."""
+        least = values.where(values > 0, torch.inf).amin()
+        moved = torch.lerp(self.threshold, least, THRESHOLD_RATE)
+        moved = torch.where(self.threshold.isnan(), least, moved)
+        self.threshold.copy_(torch.where(least.isinf(), self.threshold, moved))
