@@ -17,7 +17,7 @@ from interp.results import Result
 from interp.runs import write_text
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
-from probes.steering import Steering
+from probes.steering import LogitLens, Steering
 
 __all__ = ["Report", "summary_html"]
 
@@ -239,6 +239,8 @@ def _titles(results: Sequence[Result]) -> list[str]:
     for r, model in zip(results, models, strict=True):
         who = told.get(id(r), model)
         more = [] if isinstance(r, ConceptDepth) else [KINDS.get(r.kind, r.kind.replace("_", " "))]
+        if isinstance(r, LogitLens) and r.towards is not None:
+            more[0] += f" towards {r.towards}"
         more += [who] if who and len({*models, *told.values()} - {""}) > 1 else []
         titles.append(
             ": ".join([tables.concept(r), ", ".join(more)]) if any(more) else tables.concept(r)
