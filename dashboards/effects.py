@@ -13,7 +13,14 @@ from dashboards.style import Plot, band, f32, house, light
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 
-__all__ = ["lens_bars", "perturbed_reading", "shifts", "steering_curve", "steering_reading"]
+__all__ = [
+    "lens_bars",
+    "lens_reading",
+    "perturbed_reading",
+    "shifts",
+    "steering_curve",
+    "steering_reading",
+]
 
 PEAK = "peak_shift"
 TOKENS = 25
@@ -217,6 +224,15 @@ def steering_reading(result: Steering) -> str:
         "holds all of them. Above 0 the model answers the last class. Without steering the tokens "
         f"that count as an answer have {result.answer_mass:.3f} of the probability."
     )
+
+
+def lens_reading(result: LogitLens) -> str:
+    """How to read the tokens of a direction."""
+    text = f"Of each logit the mean over all {result.n:,} tokens is taken off."
+    if result.towards is None:
+        return text
+    place = "" if result.hookpoint is None else f" at {result.hookpoint}"
+    return f"The direction is the probe's{place}, towards the class {result.towards}. {text}"
 
 
 def _run_name(run: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import plotly.offline
 
 from dashboards import depth_page, html, tables
 from dashboards.compare import series
-from dashboards.effects import perturbed_reading, steering_reading
+from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.headlines import glossary, headlines
 from interp.errors import ParameterError
@@ -32,6 +32,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     ConceptDepth: depth_page.reading,
     Perturbed: perturbed_reading,
     Steering: steering_reading,
+    LogitLens: lens_reading,
 }
 """Result type -> what helps to read its figure."""
 
@@ -191,8 +192,14 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
     if others:
         ids = _ids(results)
         titles = {id(r): title for r, title in zip(results, _titles(results), strict=True)}
-        rows = tuple((html.Link(titles[id(r)], ids[id(r)]), r.n) for r in others[: tables.ROWS])
-        columns = (html.Column("analysis"), html.Column("n", True))
+        rows = tuple(
+            (
+                html.Link(titles[id(r)], ids[id(r)]),
+                f"{r.n:,} {'tokens' if isinstance(r, LogitLens) else 'rows'}",
+            )
+            for r in others[: tables.ROWS]
+        )
+        columns = (html.Column("analysis"), html.Column("over", True))
         parts.append(html.Table("Other results", columns, rows))
     return parts
 

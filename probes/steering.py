@@ -135,6 +135,7 @@ class LogitLens(Result):
 
     Attributes
     ----------
+    n : tokens of the vocabulary.
     hookpoint : where the direction was read, or None.
     towards : the class that it points to, or None where it is not that of a concept.
     raised, lowered : the tokens as text, the strongest first.
@@ -395,12 +396,17 @@ def steering_effect(
     bounds = np.array([weighted_interval(v, concept.units, weights) for v in odds])
     means = control.mean(2)
     slopes = [_slope(strengths, m) for m in means]
+    said = {
+        c: [model.tokenizer.decode([i]) for i in ids]
+        for c, ids in zip(depth.classes, sets, strict=True)
+    }
     where = "the decoder's first" if _is_encoder_decoder(model) else "the last"
     notes = [
         f"alpha = 1 adds a vector of length {abs(step):.3g} at every position of {hookpoint}: the "
         "difference of the classes' means along the direction.",
         f"The answer is read at {where} position of each text; {directions} random directions of "
         "equal length are the control.",
+        "; ".join(f"{c} is answered by {', '.join(map(repr, said[c]))}" for c in said) + ".",
         *doubts,
     ]
     if mass < RARE:
@@ -424,10 +430,7 @@ def steering_effect(
         label=depth.label,
         hookpoint=hookpoint,
         classes=depth.classes,
-        answers={
-            c: [model.tokenizer.decode([i]) for i in ids]
-            for c, ids in zip(depth.classes, sets, strict=True)
-        },  # fmt: skip
+        answers=said,
         alphas=strengths,
         step=float(step),
         log_odds=odds.mean(1),
@@ -620,4 +623,8 @@ def _slope(x: Sequence[float], y: NDArray) -> float:
 
 
 def _word(model: Model, i: int) -> str:
-    return str(i) if model.tokenizer is None else model.tokenizer.decode([i])
+    """A token as text; one that is part of a character has its number, as many look the same."""
+    if model.tokenizer is None:
+        return str(i)
+    word = model.tokenizer.decode([i])
+    return f"{word} (token {i})" if "\ufffd" in word else word
