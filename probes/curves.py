@@ -113,8 +113,8 @@ class ConceptDepth(Result):
     warnings : what takes the meaning from a high accuracy, in sentences.
     hits, group_sizes : [hook points, groups] and [groups], how many held-out rows of each group are
         answered rightly, and how many it has (rows where there are no groups); in the smallest
-        unsigned integers that hold the largest group. What a paired comparison draws from
-        (`probes.paired`).
+        unsigned integers that hold the largest group, a byte each up to 255 rows. What a paired
+        comparison draws from (`probes.paired`).
     null_spread : [hook points] standard error of ``selectivity`` if the labels meant nothing
         (`probes.onset.Null`); nan with fewer than two permutations.
     rows_hash : SHA-256 of which rows are answered, their classes, groups and folds: results that

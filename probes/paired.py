@@ -165,7 +165,7 @@ def paired_shifts(
                 reasons[key] = f"undefined in the {run}: {depth.reasons.get(name, 'no reason.')}"
                 low = high = None
             else:
-                shift = now - was
+                shift = float(now - was)
                 if len(groups) < 2:
                     reasons[f"{key}_low"] = "an interval needs two groups or more to draw from."
                     low = high = None
