@@ -30,7 +30,8 @@ def finding(
     if at is None:
         return (*text, "no accuracy is defined.")
     text += _read(result, at)
-    for said in (_words(result, at), _untrained(result, at)):
+    unread = result.onset_hookpoint is None and curve_of(result, "p_adjusted") is not None
+    for said in (_words(result, at), None if unread else _untrained(result, at)):
         text += [" ", said] if said else []
     if result.warnings:
         text.append(" Read its warning before these numbers.")
