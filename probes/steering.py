@@ -16,7 +16,7 @@ from torch import Tensor
 import interp
 from interp.capturing import Capture
 from interp.data import Dataset, read
-from interp.errors import DataError, ParameterError, ShapeError
+from interp.errors import DataError, ModelError, ParameterError, ShapeError
 from interp.feeds import TextFeed
 from interp.hooks import evaluating
 from interp.loading import load
@@ -35,6 +35,7 @@ __all__ = [
     "LogitLens",
     "Steering",
     "answer_tokens",
+    "check_language_model",
     "logit_lens",
     "steering_effect",
     "stream_hookpoints",
@@ -43,6 +44,8 @@ __all__ = [
 ALPHAS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 DRAWS = 1000
 BATCH = 16
+EPSILONS = 8
+"""Rounding steps of the largest logit by which a later token may move an earlier position's."""
 RARE = 0.01
 """Mean probability of all answers below which the result says that they are rare."""
 ROUNDING = 1e-6
@@ -214,7 +217,7 @@ def logit_lens(
     Raises
     ------
     ModelError
-        The model has no unembedding.
+        The model is no language model (`check_language_model`).
     ShapeError
         The direction does not have the width of the stream.
     ParameterError
@@ -228,6 +231,7 @@ def logit_lens(
     if k < 1:
         raise ParameterError(f"k must be at least 1; got {k}.")
     model = load(model)
+    check_language_model(model)
     unembed, norm = model.unembedding(), model.final_norm()
     towards, about = None, {}
     if isinstance(direction, ConceptDepth):
@@ -283,6 +287,33 @@ def logit_lens(
             else "No final norm was found; the direction goes to the unembedding as it is.",
         ),
     )
+
+
+def check_language_model(model: Model) -> None:
+    """Refuse a model that does not say which token comes next.
+
+    What a model says at a position may not hang on later ones: two texts of two tokens that begin
+    alike are run. The head of a masked language model does more than unembed, and its last
+    position is no answer. An encoder-decoder is taken as it is.
+
+    Raises
+    ------
+    ModelError
+        The model has no unembedding, or reads texts from both sides.
+    """
+    model.unembedding()
+    if _is_encoder_decoder(model):
+        return
+    ids = torch.tensor([[2, 3], [2, 4]], device=model.device)
+    inputs = model.text_inputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    with evaluating(model.module), torch.inference_mode():
+        one, other = _logits(model.module(**inputs))[:, 0]
+    rounding = EPSILONS * torch.finfo(one.dtype).eps * float(one.abs().max())
+    if not float((one - other).abs().max()) <= rounding:
+        raise ModelError(
+            f"{model.spec} reads texts from both sides and does not say which token comes next, so "
+            "a direction cannot be read or steered by its words; take a causal language model."
+        )
 
 
 def stream_hookpoints(model: Model, names: Sequence[str]) -> tuple[str, ...]:
@@ -349,7 +380,7 @@ def steering_effect(
         The concept has not two classes, an answer is no single token, the classes do not differ
         along the direction, or a setting is outside what it allows.
     ModelError
-        The model has no unembedding or no tokenizer.
+        The model is no language model (`check_language_model`) or has no tokenizer.
     """
     model, data = load(model), read(data)
     if data.kind != "text":
@@ -368,7 +399,7 @@ def steering_effect(
         )
     if not len(alphas) or not np.isfinite(alphas).all():
         raise ParameterError(f"alphas must be finite numbers; got {alphas!r}.")
-    model.unembedding()
+    check_language_model(model)
     hookpoint = hookpoint or depth.peak_hookpoint
     strengths = tuple(sorted({0.0, *map(float, alphas)}))
     sets = answer_tokens(model, depth.classes, answers)

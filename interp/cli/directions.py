@@ -65,14 +65,12 @@ def check_model(asked: Asked, model: "Model", hookpoints: Sequence[str]) -> None
     """Refuse a model without words, and hook points that the logit lens cannot read."""
     if not asked:
         return
-    from probes.steering import stream_hookpoints
+    from probes.steering import check_language_model, stream_hookpoints
 
     try:
-        model.unembedding()
-    except ModelError:
-        raise ModelError(
-            f"{' and '.join(asked)} need a language model; {model.spec} has no unembedding."
-        ) from None
+        check_language_model(model)
+    except ModelError as error:
+        raise ModelError(f"{' and '.join(asked)} need a language model: {error}") from error
     names = [p.name for p in model.resolve(hookpoints)]
     if "--lens" in asked and not stream_hookpoints(model, names):
         raise ParameterError(

@@ -10,6 +10,7 @@ import pytest
 import interp
 import probes
 from interp.cli.directions import read_answers
+from interp.cli.show import show
 from interp.errors import ParameterError
 from interp.runs import read_results
 
@@ -176,8 +177,8 @@ def test_what_is_refused_before_a_capture(refused, code, arguments, says):
 @pytest.mark.parametrize("flags", [("--lens",), ("--steer",), ("--lens", "--steer")])
 def test_a_model_without_words_is_refused(refused, flags):
     says = refused(1, *flags, "--label-column", "word", model="bert")
-    assert f"{' and '.join(flags)} need a language model; " in says
-    assert says.endswith("has no unembedding.")
+    assert f"{' and '.join(flags)} need a language model: " in says
+    assert says.endswith("has no unembedding, so it is no language model.")
 
 
 def test_data_that_are_no_texts_are_refused(invoke, folder, tmp_path):
@@ -214,3 +215,17 @@ def test_a_page_says_the_command_that_was_typed(probe, invoke, folder, data, tmp
     probe("word", "--force")
     assert "Made by" not in page.read_text(), "another program's arguments are no command"
     assert (tmp_path / "run" / "metrics.json").read_bytes() == metrics
+
+
+def test_a_shift_has_its_interval_where_there_is_one(capsys):
+    measures = ("jump_point", "converging_point", "onset_depth", "peak")
+    plain = {"kind": "swap", "strength": 0.05, "peak": 0.9, "jump_point_shift": None}
+    plain |= {f"{m}_shift": 0.25 for m in measures[1:]}
+    full = plain | {"kind": "int4", "strength": None}
+    full |= {f"{m}_shift{end}": v for m in measures for end, v in (("_low", -0.5), ("_high", 1))}
+    base = {"n": 4, "label": "x", "groups": None, "hookpoints": (), "layers": (), "majority": 0.5}
+    show([probes.Perturbed(name="a.x", clean={}, runs=(plain, full), seed=0, **base)])
+    lines = capsys.readouterr().out.splitlines()
+    said = {line.split()[0]: line.split(maxsplit=1)[1].split() for line in lines if "0.900" in line}
+    assert said["swap=0.05"] == ["0.900", "-", "0.250", "0.250", "0.250"]
+    assert said["int4"] == ["0.900", "-", *["0.250", "[-0.500,", "1.000]"] * 3]

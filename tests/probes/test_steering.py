@@ -14,7 +14,7 @@ from interp.data import read
 from interp.errors import DataError, LayerNotFound, ModelError, ParameterError, ShapeError
 from interp.models import Model
 from probes import LogitLens, Steering, logit_lens, steering_effect
-from probes.steering import _shares, stream_hookpoints
+from probes.steering import _shares, check_language_model, stream_hookpoints
 
 QUICK = {"folds": 3, "permutations": 2, "strengths": (0.01, 1.0)}
 ANSWERS = {"no": ["w20", "w21"], "yes": ["w30"]}
@@ -112,6 +112,7 @@ def test_the_classes_names_are_the_default_answers(gpt2, data, depth):
     depth = probes.concept_depth(store, "label", **QUICK)
     found = steering_effect(gpt2, named, depth, rows=8, alphas=(1.0,))
     assert found.answers == {"w20": ["w20"], "w30": ["w30"]}
+    assert "w20 is answered by 'w20'; w30 is answered by 'w30'." in found.notes
 
 
 @pytest.mark.parametrize(
@@ -338,6 +339,38 @@ def test_only_the_stream_that_is_unembedded_is_read(gpt2, tiny, depth):
     with pytest.raises(ParameterError, match="mlp_in.1 is not known to lie in it"):
         logit_lens(gpt2, away, hookpoint="mlp_in.1")
     assert logit_lens(gpt2, away.direction("mlp_in.1") + torch.arange(32)).hookpoint is None
+
+
+def test_a_token_that_is_part_of_a_character_has_its_number():
+    model = interp.load("demo:pylm")
+    halves = [i for i in range(2048) if "\ufffd" in model.tokenizer.decode([i])]
+    assert len(halves) > 1, "else nothing is told apart"
+    found = logit_lens(model, torch.ones(128).cumsum(0), 2048)
+    words = dict(zip(found.raised_ids, found.raised, strict=True))
+    assert {words[i] for i in halves} >= {f"\ufffd (token {i})" for i in halves[:1]}
+    assert sum("(token" in w for w in found.raised) == len(halves)
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_a_model_that_reads_from_both_sides_is_refused(tokenizer, data, decoder):
+    from transformers import BertConfig, BertForMaskedLM, BertLMHeadModel
+
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=100,
+                        intermediate_size=48, is_decoder=decoder)  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = (BertLMHeadModel if decoder else BertForMaskedLM)(config)
+    model = Model(module, spec="tiny", tokenizer=tokenizer())
+    if decoder:  # the same parts, masked to the left: it passes
+        check_language_model(model)
+        return
+    depth = probes.concept_depth(interp.capture(model, data, ["resid_post.*"]), "label", **QUICK)
+    for use in (
+        lambda: logit_lens(model, depth),
+        lambda: steering_effect(model, data, depth, answers=ANSWERS),
+    ):
+        with pytest.raises(ModelError, match="reads texts from both sides"):
+            use()
 
 
 def test_lens_refusals(gpt2, tiny):
