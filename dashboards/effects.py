@@ -236,8 +236,8 @@ def perturbed_reading(result: Perturbed) -> str:
     sure = sum(clears_zero(run, field) for run, field in pairs)
     text = (
         "Right of the line is later, or for accuracy higher, than without the perturbation. Bars "
-        "are 95 % intervals over the same draws of both runs. A filled mark clears its interval, "
-        "which leaves 0 out; an open one may be noise of sampling."
+        "are 95 % intervals over the same draws of both runs. A filled mark is a shift that clears "
+        "its interval: 0 is not in it. An open one may come from the choice of rows."
     )
     if sure:
         text += (
@@ -247,7 +247,10 @@ def perturbed_reading(result: Perturbed) -> str:
     elif drawn:
         text += " No shift clears its interval."
     if any(not math.isfinite(low) for _, low, _ in drawn):
-        text += " A mark without a bar has no interval: too many draws lack the measure."
+        text += (
+            " A mark without a bar has no interval: many draws lack its measure, or there is one "
+            "group alone."
+        )
     if len(drawn) < len(ends):
         text += " A mark is missing where its measure is undefined in that run or in the clean one."
     return text
@@ -279,8 +282,9 @@ def _run_name(run: Mapping[str, Any]) -> str:
 
 def _ends(run: Mapping[str, Any], field: str) -> tuple[float, float, float]:
     """The shift of a measure, and the low and the high end of its interval; nan where undefined."""
-    shift, low, high = (run.get(f"{field}_shift{end}") for end in ("", "_low", "_high"))
-    return tuple(math.nan if v is None else float(v) for v in (shift, low, high))
+    known = (run.get(f"{field}_shift{end}") for end in ("", "_low", "_high"))
+    shift, low, high = (math.nan if v is None else float(v) for v in known)
+    return shift, low, high
 
 
 def _interval(ends: tuple[float, float, float]) -> str:
