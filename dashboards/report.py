@@ -280,6 +280,7 @@ def _part(result: Result, title: str, part_id: str, figure_id: str, *, full: boo
         done = [*depth_page.done(result), result.interval]
     else:
         done = [str(note) for note in getattr(result, "notes", ())]
+        done += [result.interval] if isinstance(result, Perturbed) and result.interval else []
     if done:
         items = html.Items(tuple(map(html.Data, done[: tables.ROWS])))
         parts.append(html.Details("How it was measured", (items,)))

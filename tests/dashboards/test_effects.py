@@ -88,6 +88,8 @@ def test_the_words_name_moves_that_clear_their_interval(perturbed):
     one = perturbed_reading(perturbed(runs=({**r.runs[4], "peak_shift": 0.1,
         "peak_shift_low": 0.05, "peak_shift_high": 0.2},)))  # fmt: skip
     assert "1 of 4 shifts clears its interval" in one and "without a bar" not in one
+    how = "the same draws of 40 pairs."
+    assert how in Report(perturbed(interval=how)).html() and how not in Report(r).html()
     for runs in (r.runs[4:5], r.runs[:1]):  # the second moves by 0.2 and is unsure of it
         still = perturbed(runs=runs)
         assert "no shift clears its interval" in figure(still).layout.meta["alt"]
