@@ -320,4 +320,6 @@ def first_letters(model: Any, data: Any, max_length: int | None = None) -> "pd.D
             word = len(token) > 1 and token.isascii() and token.isalpha() and not after
             letter = token[0].lower() if word else None
             rows.append((document, position, token, letter))
-    return pd.DataFrame(rows, columns=["document", "position", "token", "letter"])
+    table = pd.DataFrame(rows, columns=["document", "position", "token", "letter"])
+    letters = [letter for *_, letter in rows]
+    return table.assign(letter=pd.Series(letters, dtype=object))  # None stays None

@@ -51,7 +51,7 @@ def density_histogram(density: NDArray, n: int) -> tuple[NDArray, NDArray]:
     n : rows.
     """
     bins = max(1, int(np.ceil(round(np.log10(n) / WIDTH, 9))))
-    edges = -WIDTH * np.arange(bins, -1, -1.0)
+    edges = WIDTH * np.arange(-bins, 1)
     # Rates such as 1e-3 lie on an edge, to the left or right of it by rounding alone.
     place = np.floor(np.round(np.log10(density[density > 0]) / WIDTH, 9)).astype(int) + bins
     return edges, np.bincount(place.clip(0, bins - 1), minlength=bins)

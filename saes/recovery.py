@@ -38,7 +38,8 @@ class LossRecovered(Result):
     """Next-token loss of a model that reads reconstructions, beside one that reads nothing there.
 
     Losses are in nats a token, means over all tokens that have a token before them in their text
-    (the first of a text is predicted by nothing). Pads are no tokens.
+    (the first of a text is predicted by nothing). Pads are no tokens. Texts of one token are left
+    out of everything.
 
     Attributes
     ----------
@@ -46,7 +47,7 @@ class LossRecovered(Result):
     ce_clean : cross-entropy of the model as it is.
     ce_spliced : with the SAE's reconstruction in place of the activation, at every position.
     ce_zero : with 0 in place of the activation, at every position.
-    ce_mean : with the activation's mean over all positions of these texts.
+    ce_mean : with the activation's mean over all positions of the same texts.
     recovered_zero : ``(ce_zero - ce_spliced) / (ce_zero - ce_clean)``. 1 is the clean loss, 0 that
         of the ablation; above 1 the splice lowers the loss, below 0 it is worse than ablating.
         None where the ablation does not raise the loss. Zero-ablating a residual stream costs so
