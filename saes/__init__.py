@@ -11,6 +11,7 @@ from saes.crosscoder import Crosscoder, CrosscoderConfig
 from saes.gated import GatedConfig, GatedSAE
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
+from saes.model_rows import ModelRows
 from saes.relu import ReLUConfig, ReLUSAE
 from saes.rows import MatrixRows
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
@@ -44,6 +45,7 @@ __all__ = [
     "MatrixRows",
     "MatryoshkaConfig",
     "MatryoshkaSAE",
+    "ModelRows",
     "ReLUConfig",
     "ReLUSAE",
     "SAE",

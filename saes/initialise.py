@@ -8,6 +8,7 @@ from torch import Tensor
 
 from interp.errors import DataError, ParameterError
 from saes.base import SAE
+from saes.transcoder import Transcoder
 
 __all__ = ["CENTRES", "centre", "fold_scale", "geometric_median", "unit_scale"]
 
@@ -109,3 +110,5 @@ def fold_scale(sae: SAE, scale_in: Tensor, scale_out: Tensor) -> None:
         sae.encoder.mul_(scale_in.expand(sae.in_shape).reshape(-1))
         sae.decoder.div_(scale_out.expand(sae.out_shape).reshape(-1))
         sae.b_dec.div_(scale_out.expand(sae.out_shape))
+        if isinstance(sae, Transcoder) and sae.W_skip is not None:
+            sae.W_skip.mul_(scale_in / scale_out)

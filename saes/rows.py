@@ -11,7 +11,6 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +62,6 @@ class Rows(ABC):
     def identity(self) -> dict[str, Any]:
         """JSON values that differ where the rows do."""
 
-    @cached_property
     def sample(self) -> list[Pair]:
         """Rows from all over the data, at most `chunk_rows` of them, the same for every seed."""
         order = torch.randperm(len(self.lengths), generator=seeded(0, "sample"))
@@ -191,7 +189,8 @@ class Batches:
         if self._held is None or self._held[:2] != (epoch, i):
             self._held = None  # let the old chunk go before the new one comes
             read = self.rows.read(chunks[i])
-            pairs = [Pair(*(None if t is None else t.to(self.device) for t in p)) for p in read]
+            to = self.device
+            pairs = [Pair(x.to(to), None if y is None else y.to(to)) for x, y in read]
             generator = seeded(self.seed, "rows", epoch, i)
             order = torch.randperm(len(pairs[0].x), generator=generator).to(self.device)
             self._held = (epoch, i, pairs, order)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import ParameterError, ShapeError
-from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, squared_error
+from saes.base import SAE, Loss, SAEConfig, squared_error
 from saes.initialise import centre, fold_scale, unit_scale
 from saes.resample import resample
 from saes.rows import Pair, seeded
@@ -207,14 +207,16 @@ def default_lr(n_latents: int) -> float:
 def _fresh(config: SAEConfig, sample: Pair, seed: int) -> SAE:
     """A new SAE of the widths of the sample."""
     x, y = sample
-    sae_class = ARCHITECTURES[config.architecture][1]
     d_out = None if y is None else y.shape[-1]
-    sae = sae_class(config, x.shape[-1], d_out, generator=seeded(seed, "weights"))
+    sae = SAE.from_config(config, x.shape[-1], d_out, generator=seeded(seed, "weights"))
+    who = type(sae).__name__
+    if sae.transcodes and y is None:
+        raise ShapeError(f"{who} predicts other activations; give train a tuple (X, Y).")
     for shape, t, which in ((sae.in_shape, x, "x"), (sae.out_shape, x if y is None else y, "y")):
         if tuple(t.shape[1:]) != shape:
             wanted = ", ".join(map(str, shape))
             raise ShapeError(
-                f"{sae_class.__name__} takes {which} as [n, {wanted}]; got [n, "
+                f"{who} takes {which} as [n, {wanted}]; got [n, "
                 f"{', '.join(map(str, t.shape[1:]))}]."
             )
     return sae

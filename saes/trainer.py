@@ -1,5 +1,6 @@
 """Training: one loop over shuffled batches, for one SAE or for several side by side."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from interp.runs import versions
 from saes.base import ARCHITECTURES, SAE, SAEConfig
 from saes.denormals import flushed_denormals
 from saes.resuming import CHECKPOINT, check_settings, read_state, write_state
-from saes.rows import Batches, Rows, read_rows
+from saes.rows import Batches, Pair, Rows, read_rows
 from saes.schedules import Schedule
 from saes.trainee import Options, Trainee
 from saes.training import Training
@@ -33,7 +34,7 @@ DEAD_AFTER = 10_000_000
 def train(acts: Any, config: SAEConfig, **options: Any) -> SAE: ...
 @overload
 def train(acts: Any, config: Sequence[SAEConfig], **options: Any) -> list[SAE]: ...
-def train(
+def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled out once, here
     acts: Any,
     config: SAEConfig | Sequence[SAEConfig],
     *,
@@ -153,12 +154,13 @@ def train(
         autocast=autocast,
     )
     batches = Batches(rows, batch_size, seed, who)
-    _check_spread(rows)
+    sample = rows.sample()
+    _check_spread(rows.sites, sample)
     trainees = [
-        Trainee(label, one, site, rows.sample[site], options, who, compile is True)
+        Trainee(label, one, site, sample[site], options, who, compile is True)
         for label, one, site in _labels(rows, configs)
     ]
-    rows.__dict__.pop("sample", None)  # read once, and as large as a chunk
+    del sample
     folder = None if out is None else Path(out)
     settings = {
         "acts": rows.identity(),
@@ -256,7 +258,7 @@ def _enter(
             "force (--force)."
         )
     document, tensors = found
-    check_settings(folder, document["settings"], settings)
+    check_settings(folder, document["settings"], json.loads(json.dumps(settings)))
     for i, trainee in enumerate(trainees):
         own = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
         trainee.restore(own, document["logs"][i])
@@ -347,9 +349,9 @@ def _device(device: str) -> str:
     return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _check_spread(rows: Rows) -> None:
+def _check_spread(sites: Sequence[str], sample: Sequence[Pair]) -> None:
     """Refuse activations that are all the same: there is nothing to learn."""
-    for site, (x, y) in zip(rows.sites, rows.sample, strict=True):
+    for site, (x, y) in zip(sites, sample, strict=True):
         for t in (x, y):
             if t is not None and bool((t == t[:1]).all()):
                 where = f" of {site}" if site else ""
