@@ -1,21 +1,38 @@
 """Learn: sparse autoencoders, which write an activation as a sum of few directions out of many.
 
 `ARCHITECTURES` lists the variants; each is a config and a class, such as `TopKConfig` and
-`TopKSAE`. `SAE.from_pretrained` gives a saved one back as the class that it is.
+`TopKSAE`. `train` learns one from activations; `SAE.from_pretrained` gives a saved one back as the
+class that it is.
 """
 
 from saes.absorption import Absorption, feature_absorption, first_letters
 from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
 from saes.codes import Codes
+from saes.crosscoder import Crosscoder, CrosscoderConfig
 from saes.evaluation import Evaluation, evaluate
+from saes.gated import GatedConfig, GatedSAE
+from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.k_sparse import SparseProbing, sparse_probing
+from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
+from saes.model_rows import ModelRows
 from saes.recovery import LossRecovered, loss_recovered
+from saes.relu import ReLUConfig, ReLUSAE
+from saes.rows import MatrixRows
 from saes.similarity import Stability, max_cosine, mean_max_cosine, seed_stability
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
+from saes.trainer import train
+from saes.training import Training
+from saes.transcoder import Transcoder, TranscoderConfig
 
 ARCHITECTURES.update(
+    relu=(ReLUConfig, ReLUSAE),
+    gated=(GatedConfig, GatedSAE),
     topk=(TopKConfig, TopKSAE),
     batch_topk=(BatchTopKConfig, BatchTopKSAE),
+    jumprelu=(JumpReLUConfig, JumpReLUSAE),
+    matryoshka=(MatryoshkaConfig, MatryoshkaSAE),
+    transcoder=(TranscoderConfig, Transcoder),
+    crosscoder=(CrosscoderConfig, Crosscoder),
 )
 
 __all__ = [
@@ -24,9 +41,21 @@ __all__ = [
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codes",
+    "Crosscoder",
+    "CrosscoderConfig",
     "Evaluation",
+    "GatedConfig",
+    "GatedSAE",
+    "JumpReLUConfig",
+    "JumpReLUSAE",
     "Loss",
     "LossRecovered",
+    "MatrixRows",
+    "MatryoshkaConfig",
+    "MatryoshkaSAE",
+    "ModelRows",
+    "ReLUConfig",
+    "ReLUSAE",
     "SAE",
     "SAEConfig",
     "SAEOutput",
@@ -34,6 +63,9 @@ __all__ = [
     "Stability",
     "TopKConfig",
     "TopKSAE",
+    "Training",
+    "Transcoder",
+    "TranscoderConfig",
     "evaluate",
     "feature_absorption",
     "first_letters",
@@ -42,4 +74,5 @@ __all__ = [
     "mean_max_cosine",
     "seed_stability",
     "sparse_probing",
+    "train",
 ]

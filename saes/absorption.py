@@ -20,9 +20,9 @@ from probes.linear import LinearProbe
 from probes.scores import f1_score
 from probes.splits import grouped_folds
 from saes.base import SAE
-from saes.batches import Rows
 from saes.evaluation import describe, sae_name
 from saes.k_sparse import associations, columns, labelled
+from saes.reading import Acts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,11 +44,14 @@ class Absorption(Result):
         ``main``, those of each fold; ``found``, rows of the class that the probe on the
         activations finds; ``missed``, those of them in which no main latent fires; ``absorbed``,
         those of them in which one latent does their work; ``rate``, absorbed / found, 0 to 1,
-        lower is better, None where the probe finds none; ``absorbers``, the latents that did it
+        lower is better; ``absorbers``, the latents that did it
         most often, and how often.
+        ``rate`` is None where ``probe_f1`` is below ``min_f1``: the activations do not hold
+        the concept as a direction, so there is none to absorb.
     rate : mean of the concepts' rates that are defined; nan where none is.
-    missed_rate : mean of missed / found; what is missed and not absorbed is simply not read.
-    cosine, share, gain, max_main, folds, seed : settings.
+    missed_rate : mean of missed / found over the same classes; what is missed and not absorbed is
+        simply not read.
+    min_f1, cosine, share, gain, max_main, folds, seed : settings.
     notes : what was left out, in sentences.
     """
 
@@ -57,6 +60,7 @@ class Absorption(Result):
     concepts: list[dict[str, Any]]
     rate: float
     missed_rate: float
+    min_f1: float
     cosine: float
     share: float
     gain: float
@@ -77,18 +81,19 @@ class Absorption(Result):
 
     def metrics(self) -> dict[str, Any]:
         """Numbers and names for ``metrics.json``."""
-        names = ("n", "rate", "missed_rate", "concepts", "cosine", "share", "gain", "max_main",
-                 "folds", "seed", "reasons")  # fmt: skip
+        names = ("n", "rate", "missed_rate", "concepts", "min_f1", "cosine", "share", "gain",
+                 "max_main", "folds", "seed", "reasons")  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
 
 def feature_absorption(
     sae: SAE,
-    acts: Rows,
+    acts: Acts,
     labels: ArrayLike,
     *,
     groups: ArrayLike | None = None,
     folds: int = 2,
+    min_f1: float = 0.5,
     max_main: int = 10,
     gain: float = 0.03,
     cosine: float = 0.025,
@@ -117,6 +122,7 @@ def feature_absorption(
     labels : [n] classes, such as `first_letters`; a missing value leaves its row out.
     groups : [n] group of each row, such as its token or document; never split.
     folds : of the cross-fitting.
+    min_f1 : F1 of the probe on the activations from which a class has a rate.
     max_main : most main latents.
     gain, cosine, share : as above.
     seed : of the folds.
@@ -161,10 +167,11 @@ def feature_absorption(
             _fold(X, centred, Z, decoder, y, fold, k, max_main, gain, cosine, share)
             for k in range(folds)
         ]
-        found.append(_record(concept.classes[c], y, parts))
+        found.append(_record(concept.classes[c], y, parts, min_f1))
     rates = [r["rate"] for r in found if r["rate"] is not None]
-    missed = [r["missed"] / r["found"] for r in found if r["found"]]
-    reason = {} if rates else {"rate": "the probes find no row of any class"}
+    missed = [r["missed"] / r["found"] for r in found if r["rate"] is not None]
+    why = f"no class has a probe on the activations with an F1 of at least {min_f1:g}"
+    reason = {} if rates else {"rate": why, "missed_rate": why}
     return Absorption(
         name=name or sae_name(sae),
         n=len(concept.y),
@@ -173,6 +180,7 @@ def feature_absorption(
         concepts=found,
         rate=float(np.mean(rates)) if rates else float("nan"),
         missed_rate=float(np.mean(missed)) if missed else float("nan"),
+        min_f1=min_f1,
         cosine=cosine,
         share=share,
         gain=gain,
@@ -255,7 +263,7 @@ def _main_latents(
     return ranked[:size], kept.predict(matrix[test, :size])
 
 
-def _record(name: str, y: NDArray, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _record(name: str, y: NDArray, parts: list[dict[str, Any]], min_f1: float) -> dict[str, Any]:
     """The folds' counts as one."""
     answers, main_answers = np.zeros_like(y), np.zeros_like(y)
     for part in parts:
@@ -263,16 +271,17 @@ def _record(name: str, y: NDArray, parts: list[dict[str, Any]]) -> dict[str, Any
     found, missed = (sum(part[key] for part in parts) for key in ("found", "missed"))
     absorbers = Counter(j for part in parts for j in part["absorbers"])
     absorbed = absorbers.total()
+    probe_f1 = f1_score(y, answers, 2)
     return {
         "class": name,
         "positives": int(y.sum()),
-        "probe_f1": f1_score(y, answers, 2),
+        "probe_f1": probe_f1,
         "main_f1": f1_score(y, main_answers, 2),
         "main": [part["main"] for part in parts],
         "found": found,
         "missed": missed,
         "absorbed": absorbed,
-        "rate": absorbed / found if found else None,
+        "rate": absorbed / found if found and probe_f1 >= min_f1 else None,
         "absorbers": [list(pair) for pair in absorbers.most_common(ABSORBERS)],
     }
 

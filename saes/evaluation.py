@@ -14,9 +14,9 @@ from interp.hooks import evaluating
 from interp.results import Result
 from interp.runs import versions
 from saes.base import SAE
-from saes.batches import Batches, Rows, batch_rows
 from saes.fidelity import Fidelity
 from saes.firing import Firing, density_histogram
+from saes.reading import Acts, Reader, batch_rows
 from saes.similarity import max_cosine
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Evaluation(Result):
     rescale : the factor on y_hat with the least squared error, ``sum y.y_hat / sum |y_hat|^2``;
         above 1 is shrinkage. 1 / rescale is the relative reconstruction bias of Rajamanoharan et
         al. 2024, "Improving dictionary learning with gated sparse autoencoders", section 2.
-    latent_rescale : the same factor for what the latents add, y_hat - b_dec, towards y - b_dec: a
-        large bias cannot hide the latents' shrinkage.
+    latent_rescale : the same factor for what is added to the bias, y_hat - b_dec, towards
+        y - b_dec: a large bias cannot hide the latents' shrinkage.
     l0 : mean number of latents that fire in a row.
     l0_quantiles : the quantiles 0.05, 0.25, 0.5, 0.75 and 0.95 of that number: the smallest one
         that at least so large a share of rows stays within.
@@ -129,9 +129,9 @@ class Evaluation(Result):
 
 def evaluate(
     sae: SAE,
-    acts: Rows,
+    acts: Acts,
     *,
-    y: Rows | None = None,
+    y: Acts | None = None,
     batch_size: int | None = None,
     dense_above: float = 0.1,
     similarity: bool = True,
@@ -182,8 +182,8 @@ def evaluate(
     device = sae.decoder.device
     fidelity = Fidelity(sae.b_dec.detach().flatten())
     firing = Firing(sae.n_latents, device)
-    inputs = Batches(acts, sae.in_shape, size, "evaluate: acts")
-    targets = inputs if y is None else Batches(y, sae.out_shape, size, "evaluate: y")
+    inputs = Reader(acts, sae.in_shape, size, "evaluate: acts")
+    targets = inputs if y is None else Reader(y, sae.out_shape, size, "evaluate: y")
     if inputs.n != targets.n:
         raise ShapeError(f"evaluate: acts has {inputs.n} rows and y {targets.n}.")
     with evaluating(sae), torch.inference_mode():

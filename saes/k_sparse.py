@@ -17,8 +17,8 @@ from probes.linear import LinearProbe
 from probes.scores import area_under_curve, bootstrap_weights, weighted_interval
 from probes.splits import grouped_folds
 from saes.base import SAE
-from saes.batches import Batches, Rows, batch_rows, latents_of
 from saes.evaluation import describe, sae_name
+from saes.reading import Acts, Reader, batch_rows, latents_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ _CURVES = ("accuracy", "accuracy_low", "accuracy_high", "raw_accuracy", "raw_low
 
 def sparse_probing(
     sae: SAE,
-    acts: Rows,
+    acts: Acts,
     labels: ArrayLike,
     *,
     groups: ArrayLike | None = None,
@@ -120,7 +120,7 @@ def sparse_probing(
 
     Parameters
     ----------
-    acts : [n, d_in] rows. Rows pooled over a text are encoded as they are.
+    acts : [n, d_in] rows. Acts pooled over a text are encoded as they are.
     labels : [n] classes; a missing value leaves its row out.
     groups : [n] group of each row, never split between training and test rows; or None.
     ks : how many features, each at most n_latents and d_in.
@@ -197,7 +197,7 @@ def sparse_probing(
 
 def labelled(
     sae: SAE,
-    acts: Rows,
+    acts: Acts,
     labels: ArrayLike,
     groups: ArrayLike | None,
     batch_size: int | None,
@@ -205,7 +205,7 @@ def labelled(
     """The rows that have a label: their classes, activations [n, d], and latents [n, f]."""
     import pandas as pd
 
-    batches = Batches(acts, (sae.d_in,), batch_rows(sae, batch_size), "acts")
+    batches = Reader(acts, (sae.d_in,), batch_rows(sae, batch_size), "acts")
     table = pd.DataFrame({"label": pd.Series(list(np.asarray(labels, dtype=object)))})
     if len(table) != batches.n:
         raise ShapeError(f"labels must have one entry a row; got {len(table)} for {batches.n}.")

@@ -102,6 +102,16 @@ def test_several_classes_each_against_the_rest(rows):
     assert len(r.to_frame()) == 3
 
 
+def test_a_concept_that_no_probe_reads_has_no_rate(rows):
+    x, _, token = rows
+    noise = np.random.default_rng(0).integers(0, 2, len(token))
+    r = feature_absorption(make(tokens()), x, noise, groups=np.arange(len(token)) // 3, min_f1=0.8)
+    (c,) = r.concepts
+    assert c["found"] > 0 and c["rate"] is None and np.isnan(r.rate) and np.isnan(r.missed_rate)
+    assert "F1 of at least 0.8" in r.reasons["rate"]
+    assert run(make(tokens()), rows, min_f1=0.8).rate is not None
+
+
 def test_saved_and_loaded(rows, tmp_path):
     r = run(make([SPARES_0, ABSORBS_0, *tokens(skip=[0])]), rows, max_main=1)
     back = Result.load(r.save(tmp_path / "r.json"))

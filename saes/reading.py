@@ -13,18 +13,18 @@ from interp.store import Matrix
 from saes.base import SAE
 from saes.codes import Codes
 
-__all__ = ["Batches", "Rows", "batch_rows", "latents_of"]
+__all__ = ["Reader", "Acts", "batch_rows", "latents_of"]
 
 BATCH_LATENTS = 2**26
 """Most dense latents of a batch where no batch size is given: 256 MiB."""
 BATCH_ROWS = 4096
 
-Rows = Tensor | Matrix | NDArray
+Acts = Tensor | Matrix | NDArray
 """Activations, a row each: a tensor, an array, or the matrix of a store."""
 
 
-class Batches:
-    """Rows of activations in order, ``size`` at a time, each batch checked.
+class Reader:
+    """Acts of activations in order, ``size`` at a time, each batch checked.
 
     Raises
     ------
@@ -34,7 +34,7 @@ class Batches:
         There are none, they are no floating-point numbers, or one holds nan or inf.
     """
 
-    def __init__(self, acts: Rows, shape: tuple[int, ...], size: int, who: str) -> None:
+    def __init__(self, acts: Acts, shape: tuple[int, ...], size: int, who: str) -> None:
         rows: Any = acts if isinstance(acts, Matrix) else torch.as_tensor(acts)
         found = tuple(rows.shape[max(0, rows.ndim - len(shape)) :])
         wide = rows.ndim - len(shape) == 1 or not isinstance(acts, Matrix)
@@ -71,7 +71,7 @@ class Batches:
 
 
 def batch_rows(sae: SAE, batch_size: int | None) -> int:
-    """Rows of a batch: those asked for, or as many as keep dense latents within bounds."""
+    """Acts of a batch: those asked for, or as many as keep dense latents within bounds."""
     if batch_size is None:
         return max(1, min(BATCH_ROWS, BATCH_LATENTS // sae.n_latents))
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
