@@ -16,6 +16,7 @@ from interp.feeds import TextFeed
 from interp.loading import load
 from interp.models import quiet_transformers
 from interp.results import Result
+from probes.concepts import Concept
 from probes.linear import LinearProbe
 from probes.scores import f1_score
 from probes.splits import grouped_folds
@@ -31,6 +32,8 @@ __all__ = ["Absorption", "feature_absorption", "first_letters"]
 
 TOL = 1e-4
 ABSORBERS = 5
+GROUPS = 10
+"""Fewest groups of a class: a direction of fewer words is a direction of those words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +135,8 @@ def feature_absorption(
     Raises
     ------
     DataError
-        There is one class only, too few rows or groups, or a row holds nan.
+        Fewer than two classes have at least 10 groups (rows where there are none; rarer classes
+        are left out), or a row holds nan.
     ShapeError
         Labels, groups and rows do not fit each other, or the width is not the SAE's.
     ParameterError
@@ -156,13 +160,15 @@ def feature_absorption(
             f"{max_main}, {share}, {gain}, {cosine}."
         )
     concept, X, Z = labelled(sae, acts, labels, groups, batch_size)
-    fold = grouped_folds(concept.y, concept.groups, folds=folds, seed=seed)
+    keep, wanted, notes = _common(concept)
+    X, Z, classes = X[keep], Z[keep], concept.y[keep]
+    units = None if concept.groups is None else concept.groups[keep]
+    fold = grouped_folds(classes, units, folds=folds, seed=seed)
     decoder = sae.decoder.detach().cpu().double().numpy()
     centred = X - sae.b_dec.detach().cpu().double().numpy()
-    wanted = range(len(concept.classes))
     found = []
-    for c in [1] if len(wanted) == 2 else wanted:
-        y = (concept.y == c).astype(np.int64)
+    for c in wanted[1:] if len(wanted) == 2 else wanted:
+        y = (classes == c).astype(np.int64)
         parts = [
             _fold(X, centred, Z, decoder, y, fold, k, max_main, gain, cosine, share)
             for k in range(folds)
@@ -174,7 +180,7 @@ def feature_absorption(
     reason = {} if rates else {"rate": why, "missed_rate": why}
     return Absorption(
         name=name or sae_name(sae),
-        n=len(concept.y),
+        n=len(classes),
         provenance={**describe(sae), "seed": seed},
         reasons=reason,
         concepts=found,
@@ -187,8 +193,23 @@ def feature_absorption(
         max_main=max_main,
         folds=folds,
         seed=seed,
-        notes=concept.notes,
+        notes=(*concept.notes, *notes),
     )
+
+
+def _common(concept: Concept) -> tuple[NDArray, list[int], tuple[str, ...]]:
+    """Rows of classes that have enough groups to be read anew in each fold, and those classes."""
+    counts = [len(np.unique(concept.units[concept.y == c])) for c in range(len(concept.classes))]
+    wanted = [c for c, count in enumerate(counts) if count >= GROUPS]
+    rare = [name for name, count in zip(concept.classes, counts, strict=True) if count < GROUPS]
+    unit = "rows" if concept.groups is None else "groups"
+    if len(wanted) < 2:
+        raise DataError(
+            f"feature_absorption needs two classes of at least {GROUPS} {unit} each; "
+            f"{', '.join(rare)} {'has' if len(rare) == 1 else 'have'} fewer."
+        )
+    said = f"classes with fewer than {GROUPS} {unit} are left out: {', '.join(rare)}."
+    return np.isin(concept.y, wanted), wanted, (said,) if rare else ()
 
 
 def _fold(

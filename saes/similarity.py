@@ -60,10 +60,12 @@ class Stability(Result):
     seed: int
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row a matched pair."""
+        """One row a measure; the pairs are ``latents_a``, ``latents_b`` and ``cosine``."""
         import pandas as pd
 
-        return pd.DataFrame({"a": self.latents_a, "b": self.latents_b, "cosine": self.cosine})
+        names = ("mean", "median", "shared", "mmcs_ab", "mmcs_ba", "chance")
+        values = [getattr(self, name) for name in names]
+        return pd.DataFrame({"measure": names, "value": values})
 
     def metrics(self) -> dict[str, Any]:
         """Numbers and names for ``metrics.json``."""

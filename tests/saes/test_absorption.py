@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import interp
-from interp.errors import ModelError, ParameterError
+from interp.errors import DataError, ModelError, ParameterError
 from interp.models import Model
 from interp.results import Result
 from saes import TopKConfig, TopKSAE, feature_absorption, first_letters
@@ -110,6 +110,17 @@ def test_a_concept_that_no_probe_reads_has_no_rate(rows):
     assert c["found"] > 0 and c["rate"] is None and np.isnan(r.rate) and np.isnan(r.missed_rate)
     assert "F1 of at least 0.8" in r.reasons["rate"]
     assert run(make(tokens()), rows, min_f1=0.8).rate is not None
+
+
+def test_rare_classes_are_left_out(rows):
+    x, _, token = rows
+    names = np.array(list("aabbcccc"), dtype=object)[token]
+    names[:3] = "z"
+    r = feature_absorption(make(tokens()), x, names)
+    assert [c["class"] for c in r.concepts] == ["a", "b", "c"] and r.n == len(token) - 3
+    assert r.notes == ("classes with fewer than 10 rows are left out: z.",)
+    with pytest.raises(DataError, match="two classes of at least 10 groups each; a, b, c, z have"):
+        feature_absorption(make(tokens()), x, names, groups=token)
 
 
 def test_saved_and_loaded(rows, tmp_path):

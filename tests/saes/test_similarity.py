@@ -91,7 +91,7 @@ def test_saes_give_their_decoder(small, tmp_path):
     r = seed_stability(sae, sae)
     assert r.mean == pytest.approx(1)
     back = Result.load(r.save(tmp_path / "r.json"))
-    assert back.metrics() == r.metrics() and len(back.to_frame()) == 24
+    assert back.metrics() == r.metrics() and len(back.to_frame()) == 6
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -2,6 +2,7 @@
 
 import typer
 
+from interp.cli.sae import eval as evaluation
 from interp.cli.sae import train
 from interp.cli.shell import command
 
@@ -14,6 +15,7 @@ app = typer.Typer(
 )
 COMMANDS = {
     "train": train.run,
+    "eval": evaluation.run,
 }
 for _name, _run in COMMANDS.items():
     command(app, _name, _run)
