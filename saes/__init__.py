@@ -6,6 +6,7 @@
 
 from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
 from saes.codes import Codes
+from saes.interchange import export_checkpoint, import_checkpoint
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
 
 ARCHITECTURES.update(
@@ -24,4 +25,6 @@ __all__ = [
     "SAEOutput",
     "TopKConfig",
     "TopKSAE",
+    "export_checkpoint",
+    "import_checkpoint",
 ]
