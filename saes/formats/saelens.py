@@ -67,6 +67,7 @@ def read(folder: Path, file: str = FILE) -> Weights:
     n, d_in = whole(source, config, "d_sae"), whole(source, config, "d_in")
     transcodes = theirs.endswith("transcoder")
     d_out = whole(source, config, "d_out") if transcodes else d_in
+    fields = _fields(source, theirs, config, n)
     tensors = _tensors(folder / file, theirs, n, d_in, d_out)
     extra = {k: tensors[k] for k in ("threshold", "r_mag", "b_mag") if k in tensors}
     if "topk_threshold" in tensors:
@@ -80,7 +81,7 @@ def read(folder: Path, file: str = FILE) -> Weights:
         b_dec=tensors["b_dec"],
         centred=not transcodes and config.get("apply_b_dec_to_input", True),
         transcodes=transcodes,
-        config=_fields(source, theirs, config, n),
+        config=fields,
         extra=extra,
         metadata={"imported_from": "saelens", **(metadata if isinstance(metadata, dict) else {})},
     )
