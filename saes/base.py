@@ -543,11 +543,11 @@ def _check_tensors(source: str, wanted: dict[str, Tensor], found: dict[str, Tens
         raise CheckpointError(
             f"{source}: model.safetensors holds {', '.join(extra)}, which this SAE does not have."
         )
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{source}: {name} is {list(tensor.shape)}, where config.json makes it "
-                f"{list(wanted[name].shape)}."
+                f"{source}: {name} is {list(found[name].shape)}, where config.json makes it "
+                f"{list(tensor.shape)}."
             )
     dtypes = {t.dtype for t in found.values()}
     if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
