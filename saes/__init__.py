@@ -6,12 +6,24 @@
 
 from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
 from saes.codes import Codes
+from saes.crosscoder import Crosscoder, CrosscoderConfig
+from saes.gated import GatedConfig, GatedSAE
 from saes.interchange import export_checkpoint, import_checkpoint
+from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
+from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
+from saes.relu import ReLUConfig, ReLUSAE
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
+from saes.transcoder import Transcoder, TranscoderConfig
 
 ARCHITECTURES.update(
+    relu=(ReLUConfig, ReLUSAE),
+    gated=(GatedConfig, GatedSAE),
     topk=(TopKConfig, TopKSAE),
     batch_topk=(BatchTopKConfig, BatchTopKSAE),
+    jumprelu=(JumpReLUConfig, JumpReLUSAE),
+    matryoshka=(MatryoshkaConfig, MatryoshkaSAE),
+    transcoder=(TranscoderConfig, Transcoder),
+    crosscoder=(CrosscoderConfig, Crosscoder),
 )
 
 __all__ = [
@@ -19,12 +31,24 @@ __all__ = [
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codes",
+    "Crosscoder",
+    "CrosscoderConfig",
+    "GatedConfig",
+    "GatedSAE",
+    "JumpReLUConfig",
+    "JumpReLUSAE",
     "Loss",
+    "MatryoshkaConfig",
+    "MatryoshkaSAE",
+    "ReLUConfig",
+    "ReLUSAE",
     "SAE",
     "SAEConfig",
     "SAEOutput",
     "TopKConfig",
     "TopKSAE",
+    "Transcoder",
+    "TranscoderConfig",
     "export_checkpoint",
     "import_checkpoint",
 ]

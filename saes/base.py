@@ -13,7 +13,7 @@ A variant is the step from pre-activations to latents, and the loss that trains 
 
 import math
 from abc import abstractmethod
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
@@ -75,6 +75,14 @@ class SAEConfig:
                 f"{type(self).__name__}: {name} must be a finite number {least}; got {value!r}."
             )
 
+    def _flag(self, name: str) -> None:
+        """Refuse a field that is neither True nor False."""
+        value = getattr(self, name)
+        if not isinstance(value, bool):
+            raise ParameterError(
+                f"{type(self).__name__}: {name} must be True or False; got {value!r}."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -100,10 +108,9 @@ class SAEConfig:
         try:
             return cls(**read)
         except TypeError as error:
-            required = [n for n in known if n not in values]
-            raise ParameterError(
-                f"{cls.__name__} lacks a field ({', '.join(required)})."
-            ) from error
+            needed = [f.name for f in fields(cls) if f.default is MISSING]
+            absent = ", ".join(n for n in needed if n not in values)
+            raise ParameterError(f"{cls.__name__} lacks a field ({absent}).") from error
 
 
 class SAEOutput(NamedTuple):
@@ -203,6 +210,28 @@ class SAE(nn.Module, Generic[C]):
         self.encoder, self.decoder = nn.Parameter(encoder), nn.Parameter(decoder)
         self.b_enc = nn.Parameter(torch.zeros(n, dtype=torch.float32))
         self.b_dec = nn.Parameter(torch.zeros(self.out_shape, dtype=torch.float32))
+
+    @staticmethod
+    def from_config(
+        config: SAEConfig,
+        d_in: int,
+        d_out: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> "SAE[Any]":
+        """A new SAE of the class that the config belongs to.
+
+        Raises
+        ------
+        ParameterError
+            The config is of no architecture, or as for the class itself.
+        """
+        if config.architecture not in ARCHITECTURES:
+            raise ParameterError(
+                f"SAE.from_config takes a config of {', '.join(ARCHITECTURES)}; got a "
+                f"{type(config).__name__}."
+            )
+        return ARCHITECTURES[config.architecture][1](config, d_in, d_out, generator=generator)
 
     @property
     def architecture(self) -> str:
@@ -364,6 +393,37 @@ class SAE(nn.Module, Generic[C]):
             unit = self.decoder / torch.where(length > 0, length, 1)
             self.decoder.grad.sub_(unit * (unit * self.decoder.grad).sum(1, keepdim=True))
 
+    @torch.no_grad()
+    def fold_scale(self, scale_in: float, scale_out: float | None = None) -> None:
+        """Make an SAE of ``scale_in * x``, as trained, one of x as it is, in place.
+
+        Its latents are those it had, divided by ``scale_in``, and its output what it was, divided
+        by ``scale_out`` (the factor on y; that on x for an autoencoder). Directions and, in an
+        autoencoder, lengths of encoder and decoder rows stay. The config keeps the units of
+        training.
+
+        Raises
+        ------
+        ParameterError
+            A scale is not a finite number above 0, or ``scale_out`` differs in an autoencoder.
+        """
+        scale_out = scale_in if scale_out is None else scale_out
+        for scale in (scale_in, scale_out):
+            if not math.isfinite(scale) or scale <= 0:
+                raise ParameterError(f"fold_scale: scales must be finite and above 0; got {scale}.")
+        if scale_out != scale_in and not self.transcodes:
+            raise ParameterError(
+                f"fold_scale: an autoencoder has one scale; got {scale_in} and {scale_out}."
+            )
+        self.b_dec /= scale_out
+        if scale_out != scale_in:
+            self.decoder *= scale_in / scale_out
+        self._divide_latents(scale_in, scale_out)
+
+    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
+        """Divide by ``scale_in`` all that is in units of pre-activations."""
+        self.b_enc /= scale_in
+
     def save_pretrained(self, path: str | Path) -> Path:
         """Write ``config.json`` and ``model.safetensors`` into a folder, and give the folder.
 
@@ -514,11 +574,11 @@ def _check_tensors(source: str, wanted: dict[str, Tensor], found: dict[str, Tens
         raise CheckpointError(
             f"{source}: model.safetensors holds {', '.join(extra)}, which this SAE does not have."
         )
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{source}: {name} is {list(tensor.shape)}, where config.json makes it "
-                f"{list(wanted[name].shape)}."
+                f"{source}: {name} is {list(found[name].shape)}, where config.json makes it "
+                f"{list(tensor.shape)}."
             )
     dtypes = {t.dtype for t in found.values()}
     if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:

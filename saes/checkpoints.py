@@ -130,3 +130,6 @@ def _check_document(source: str, document: Any) -> None:
     for key in KEYS:
         if key not in document:
             raise CheckpointError(f"{source}: {CONFIG} lacks the key {key!r}.")
+    for key in ("config", "metadata"):
+        if not isinstance(document[key], dict):
+            raise CheckpointError(f"{source}: in {CONFIG}, {key} must be a table of values.")

@@ -49,6 +49,10 @@ class TopKConfig(_KConfig):
 
     multi_k: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._flag("multi_k")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchTopKConfig(_KConfig):
@@ -205,6 +209,10 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
         if self.training:
             self._follow(codes.values.detach())
         return codes
+
+    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
+        super()._divide_latents(scale_in, scale_out)
+        self.threshold /= scale_in
 
     def _follow(self, values: Tensor) -> None:
         """Move the threshold towards the smallest positive value; a batch without one is passed."""
