@@ -96,12 +96,8 @@ class Weights:
         Raises
         ------
         CheckpointError
-            This interp has no such architecture, or the config is outside what it allows.
+            A field of the config is outside what it allows.
         """
-        if self.architecture not in ARCHITECTURES:
-            raise CheckpointError(
-                f"{source} holds a {self.architecture} SAE, which interp has not."
-            )
         self.set_centred(not self.transcodes)
         config_class, sae_class = ARCHITECTURES[self.architecture]
         n, d_in = self.encoder.shape

@@ -114,6 +114,7 @@ def test_saelens(tmp_path, kind, centred):
     z = codes_of(kind, a, centred=centred)
     assert_gives(sae, z, decoded(z, a))
     assert sae.architecture == OURS[kind] and not sae.training
+    assert all(p.requires_grad for p in sae.parameters())  # it can be trained on
     other = codes_of(kind, a, centred=not centred)  # so a wrong reading of b_dec would show
     assert np.abs(z - other).max() > 0.1
 
@@ -182,6 +183,21 @@ def test_saelens_scale_of_the_activations_is_folded_in(tmp_path, kind):
     (tmp_path / "activation_scaler.json").write_text(json.dumps({"scaling_factor": scale}))
     z = codes_of(kind, a, scale * X)
     assert_gives(saes.import_checkpoint(tmp_path), z, decoded(z, a) / scale)
+
+
+def test_saelens_scale_and_rescaled_latents_fold_as_in_its_final_file(tmp_path):
+    """Folding the scale shortens decoder rows, so that latents and threshold shrink alike."""
+    a, scale = arrays(), 0.3
+    config = {**V6, "architecture": "batchtopk", "k": K, "rescale_acts_by_decoder_norm": True,
+              "normalize_activations": "expected_average_only_in"}  # fmt: skip
+    found = {**tensors(a, NAMES["topk"]), "topk_threshold": torch.tensor(0.4).double()}
+    write_saelens(tmp_path, config, found)
+    (tmp_path / "activation_scaler.json").write_text(json.dumps({"scaling_factor": scale}))
+    length = np.linalg.norm(a["W_dec"].astype(np.float64), axis=1)
+    pre = ((scale * X - a["b_dec"]) @ a["W_enc"].astype(np.float64) + a["b_enc"]) * length
+    z = pre * (pre > 0.4)
+    assert (z > 0).any() and ((pre > 0) != (z > 0)).any()
+    assert_gives(saes.import_checkpoint(tmp_path), z / scale, decoded(z / length, a) / scale)
 
 
 @pytest.mark.parametrize("centred", [True, False])
