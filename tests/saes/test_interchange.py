@@ -229,6 +229,19 @@ def test_saelens_before_version_6(tmp_path):
         assert sae.metadata["hook_name"] == "blocks.3.hook_resid_pre"
 
 
+def test_saelens_thresholds_by_logarithm_and_factors_of_fine_tuning(tmp_path):
+    a = arrays()
+    a["threshold"] = np.abs(a["threshold"]) + np.float32(0.1)
+    found = tensors(a, NAMES["standard"])
+    found["log_threshold"] = torch.from_numpy(np.log(a["threshold"]))
+    config = {**V6, "architecture": "jumprelu"}
+    z = codes_of("jumprelu", a)
+    assert_gives(saes.import_checkpoint(write_saelens(tmp_path, config, found)), z, decoded(z, a))
+    found["scaling_factor"] = torch.full((N,), 1.5)
+    with pytest.raises(CheckpointError, match="scaling_factor from fine-tuning"):
+        saes.import_checkpoint(write_saelens(tmp_path, config, found))
+
+
 @pytest.mark.parametrize("transcode", [True, False])
 def test_sparsify(tmp_path, transcode):
     a = arrays()
