@@ -4,8 +4,9 @@
 `TopKSAE`. `SAE.from_pretrained` gives a saved one back as the class that it is.
 """
 
-from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
+from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
 from saes.gated import GatedConfig, GatedSAE
 from saes.interchange import export_checkpoint, import_checkpoint

@@ -11,7 +11,13 @@ from torch import Tensor
 from interp.errors import CheckpointError, closest
 from interp.runs import write_bytes, write_text
 
-__all__ = ["FORMAT", "read_checkpoint", "upload_checkpoint", "write_checkpoint"]
+__all__ = [
+    "FORMAT",
+    "check_tensors",
+    "read_checkpoint",
+    "upload_checkpoint",
+    "write_checkpoint",
+]
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -97,6 +103,34 @@ def upload_checkpoint(folder: Path, repo_id: str, private: bool) -> str:
             "log in with `hf auth login` and name it owner/name."
         ) from error
     return str(url)
+
+
+def check_tensors(source: str, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Refuse missing, extra or misshapen tensors, and mixed dtypes.
+
+    Raises
+    ------
+    CheckpointError
+        ``found`` are not the names and shapes of ``wanted`` in one floating-point dtype.
+    """
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise CheckpointError(f"{source}: model.safetensors lacks {', '.join(missing)}.")
+    if extra := sorted(found.keys() - wanted.keys()):
+        raise CheckpointError(
+            f"{source}: model.safetensors holds {', '.join(extra)}, which this SAE does not have."
+        )
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source}: {name} is {list(found[name].shape)}, where config.json makes it "
+                f"{list(tensor.shape)}."
+            )
+    dtypes = {t.dtype for t in found.values()}
+    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+        raise CheckpointError(
+            f"{source}: model.safetensors must hold one floating-point dtype; it holds "
+            f"{', '.join(sorted(str(d) for d in dtypes))}."
+        )
 
 
 def _download(repo_id: str) -> Path:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from saes.base import SAE, SAEConfig, squared_error
+from saes.base import SAE, squared_error
+from saes.configs import SAEConfig
 
 __all__ = ["GatedConfig", "GatedSAE"]
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from saes.base import SAE, SAEConfig
+from saes.base import SAE
+from saes.configs import SAEConfig
 
 __all__ = ["JumpReLUConfig", "JumpReLUSAE"]
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from interp.errors import NotFitted
-from saes.base import SAE, SAEConfig, squared_error
+from saes.base import SAE, squared_error
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.kernels import encode_batch_topk, encode_topk, sparse_decode
 
 __all__ = ["BatchTopKConfig", "BatchTopKSAE", "TopKConfig", "TopKSAE"]

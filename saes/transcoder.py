@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from saes.base import SAEConfig
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.topk import TopKConfig, TopKSAE
 
 __all__ = ["Transcoder", "TranscoderConfig"]
