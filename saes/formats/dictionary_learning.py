@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.errors import CheckpointError
 from saes.base import SAE
 from saes.formats.files import read_json, read_pickle, write_folder
-from saes.formats.weights import Weights, check_tensors, whole
+from saes.formats.weights import Weights, take_tensors, whole
 
 __all__ = ["CONFIG", "FILE", "read", "write"]
 
@@ -174,7 +174,7 @@ def _by_our_names(source: str, state: dict[str, Tensor], theirs: str) -> dict[st
         their: ours.get(name, (n,))[:: -1 if _turned(names, name) else 1]
         for name, their in names.items()
     }
-    found = check_tensors(source, state, shapes)
+    found = take_tensors(source, state, shapes)
     return {
         name: found[their].T if _turned(names, name) else found[their]
         for name, their in names.items()

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.errors import CheckpointError
 from saes.base import SAE
 from saes.formats.files import read_json, read_safetensors, write_folder
-from saes.formats.weights import Weights, check_tensors, whole
+from saes.formats.weights import Weights, take_tensors, whole
 
 __all__ = ["CONFIG", "FILE", "read", "write"]
 
@@ -126,13 +126,24 @@ def write(sae: SAE, folder: Path) -> None:
                 "it, or set sae.threshold."
             )
         tensors["threshold"] = threshold.to(weights.b_enc.dtype).expand(sae.n_latents)
-        if weights.architecture != "jumprelu":
-            config["metadata"]["training_architecture"] = weights.architecture
+        config["metadata"] |= _training(weights)
     if theirs == "topk":
         config |= {"k": weights.config["k"], "rescale_acts_by_decoder_norm": False}
     if weights.transcodes:
         config["d_out"] = sae.d_out
     write_folder(folder, (CONFIG, config), (FILE, tensors))
+
+
+def _training(weights: Weights) -> dict[str, Any]:
+    """What SAELens says about an SAE that became a jumprelu one when it was saved."""
+    theirs = {"batch_topk": "batchtopk", "matryoshka": "matryoshka_batchtopk"}
+    if weights.architecture not in theirs:
+        return {}
+    details = {"k": weights.config["k"]}
+    if weights.architecture == "matryoshka":
+        details["matryoshka_widths"] = weights.config["prefixes"]
+    name = theirs[weights.architecture]
+    return {"training_architecture": name, "training_architecture_details": details}
 
 
 def _current(config: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +218,7 @@ def _tensors(path: Path, theirs: str, n: int, d_in: int, d_out: int) -> dict[str
     shapes |= dict.fromkeys(per_latent, (n,))
     if theirs.endswith("batchtopk"):
         shapes["topk_threshold"] = ()
-    return check_tensors(str(path), found, shapes)
+    return take_tensors(str(path), found, shapes)
 
 
 def _fields(source: str, theirs: str, config: dict[str, Any], n: int) -> dict[str, Any]:
@@ -264,5 +275,5 @@ def _fold(folder: Path, config: dict[str, Any], weights: Weights, *, rescales: b
         path = folder / "activation_whitening.safetensors"
         d = weights.encoder.shape[1]
         shapes = {"mean": (d,), "matrix": (d, d), "inverse_matrix": (d, d)}
-        found = check_tensors(str(path), read_safetensors(path), shapes)
+        found = take_tensors(str(path), read_safetensors(path), shapes)
         weights.whiten_input(found["mean"], found["matrix"], found["inverse_matrix"])

@@ -7,7 +7,7 @@ import torch
 from interp.errors import CheckpointError
 from saes.base import SAE
 from saes.formats.files import read_json, read_safetensors, write_folder
-from saes.formats.weights import Weights, check_tensors, whole
+from saes.formats.weights import Weights, take_tensors, whole
 
 __all__ = ["CONFIG", "FILE", "read", "write"]
 
@@ -42,7 +42,7 @@ def read(folder: Path, file: str = FILE) -> Weights:
     if skip:
         shapes["W_skip"] = (d, d)
     path = folder / file
-    tensors = check_tensors(str(path), read_safetensors(path), shapes)
+    tensors = take_tensors(str(path), read_safetensors(path), shapes)
     fields = {"k": whole(source, config, "k"), "multi_k": bool(config.get("multi_topk"))}
     return Weights(
         architecture="transcoder" if transcodes else "topk",

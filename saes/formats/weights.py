@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.errors import CheckpointError, InterpError
 from saes.base import ARCHITECTURES, SAE
 
-__all__ = ["Weights", "check_tensors", "whole"]
+__all__ = ["Weights", "take_tensors", "whole"]
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Weights:
             self.extra["b_mag"] = self.extra["b_mag"] - self.extra["r_mag"].exp() * shift
 
 
-def check_tensors(
+def take_tensors(
     source: str, found: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
     """The tensors, detached, where they are exactly those of ``shapes``, floating and finite.

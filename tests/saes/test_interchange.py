@@ -420,6 +420,15 @@ def test_exported_layouts_are_those_that_the_libraries_read(tmp_path):
     assert found["k"].dtype == torch.int32 and found["k"] == K and found["threshold"] == -1
 
 
+def test_what_saelens_makes_a_jumprelu_sae_says_what_it_was(tmp_path):
+    saes.export_checkpoint(example("matryoshka"), tmp_path, "saelens")
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["architecture"] == "jumprelu"
+    assert config["metadata"]["training_architecture"] == "matryoshka_batchtopk"
+    details = config["metadata"]["training_architecture_details"]
+    assert details == {"k": K, "matryoshka_widths": [4, 9, N]}
+
+
 def test_a_relu_sae_is_only_an_autoencoder_of_theirs_with_unit_rows(tmp_path):
     """Their loader would change the size of its latents otherwise."""
     sae = example("relu")
