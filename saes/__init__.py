@@ -1,7 +1,8 @@
 """Learn: sparse autoencoders, which write an activation as a sum of few directions out of many.
 
 `ARCHITECTURES` lists the variants; each is a config and a class, such as `TopKConfig` and
-`TopKSAE`. `SAE.from_pretrained` gives a saved one back as the class that it is.
+`TopKSAE`. `train` learns one from activations; `SAE.from_pretrained` gives a saved one back as the
+class that it is.
 """
 
 from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
@@ -12,8 +13,12 @@ from saes.gated import GatedConfig, GatedSAE
 from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
+from saes.model_rows import ModelRows
 from saes.relu import ReLUConfig, ReLUSAE
+from saes.rows import MatrixRows
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
+from saes.trainer import train
+from saes.training import Training
 from saes.transcoder import Transcoder, TranscoderConfig
 
 ARCHITECTURES.update(
@@ -39,8 +44,10 @@ __all__ = [
     "JumpReLUConfig",
     "JumpReLUSAE",
     "Loss",
+    "MatrixRows",
     "MatryoshkaConfig",
     "MatryoshkaSAE",
+    "ModelRows",
     "ReLUConfig",
     "ReLUSAE",
     "SAE",
@@ -48,8 +55,10 @@ __all__ = [
     "SAEOutput",
     "TopKConfig",
     "TopKSAE",
+    "Training",
     "Transcoder",
     "TranscoderConfig",
     "export_checkpoint",
     "import_checkpoint",
+    "train",
 ]

@@ -15,7 +15,7 @@ import math
 from abc import abstractmethod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,9 @@ from saes.checkpoints import check_tensors, read_checkpoint, upload_checkpoint, 
 from saes.codes import Codes
 from saes.configs import SAEConfig
 from saes.kernels import sparse_decode
+
+if TYPE_CHECKING:
+    from saes.training import Training
 
 __all__ = ["ARCHITECTURES", "SAE", "Loss", "SAEOutput", "check_finite", "squared_error"]
 
@@ -78,6 +81,7 @@ class SAE(nn.Module, Generic[C]):
     transcodes : whether ``d_out`` was given.
     unit_norm : whether decoder rows are held at length 1 in training.
     metadata : JSON values to keep with the weights, such as model and hook point.
+    training_log : the `saes.Training` of an SAE that `saes.train` made; None for others.
 
     Raises
     ------
@@ -122,6 +126,7 @@ class SAE(nn.Module, Generic[C]):
         self.d_in, self.d_out = d_in, d_in if d_out is None else d_out
         self.transcodes = d_out is not None
         self.metadata: dict[str, Any] = {}
+        self.training_log: "Training | None" = None
         n, wide_in, wide_out = config.n_latents, math.prod(self.in_shape), math.prod(self.out_shape)
         decoder = _unit_rows(n, wide_out, generator)
         encoder = _unit_rows(n, wide_in, generator) if self.transcodes else decoder.clone()
