@@ -14,7 +14,8 @@ from interp.data import read
 from interp.errors import DataError, LayerNotFound, ModelError, ParameterError, ShapeError
 from interp.models import Model
 from probes import LogitLens, Steering, logit_lens, steering_effect
-from probes.steering import _shares, check_language_model, stream_hookpoints
+from probes.concepts import Concept
+from probes.steering import _shares, _step, check_language_model, stream_hookpoints
 
 QUICK = {"folds": 3, "permutations": 2, "strengths": (0.01, 1.0)}
 ANSWERS = {"no": ["w20", "w21"], "yes": ["w30"]}
@@ -201,6 +202,17 @@ def test_classes_that_do_not_differ_along_the_direction_give_no_unit(gpt2, data,
     store = interp.capture(gpt2, asked, [LAST])
     after = probes.concept_depth(store, "label", **QUICK)
     assert steering_effect(gpt2, asked, after, LAST, (1.0,), answers=ANSWERS).step > 0
+
+
+def test_a_difference_that_is_rounding_gives_no_unit():
+    y = np.arange(40) % 2
+    concept = Concept(np.arange(40), y, ("no", "yes"), None, ())
+    unit = torch.ones(4, dtype=torch.float64) / 2
+    gap = torch.from_numpy(y)[:, None] * torch.ones(4, dtype=torch.float64)
+    with pytest.raises(ParameterError, match="do not differ along the direction at here"):
+        _step(100 + 1e-6 * gap, concept, "here", unit)
+    step, doubts = _step(100 + 1e-3 * gap, concept, "here", unit)
+    assert step == pytest.approx(2e-3) and doubts == []
 
 
 def test_a_direction_against_the_classes_means_is_said(gpt2, data, depth):
