@@ -385,6 +385,17 @@ def test_a_model_that_reads_from_both_sides_is_refused(tokenizer, data, decoder)
             use()
 
 
+def test_a_direction_of_what_no_layer_reads_is_doubted(gpt2, data, depth):
+    unread = replace(depth, onset_hookpoint=None, onset_depth=None)
+    for found in (
+        logit_lens(gpt2, unread),
+        steering_effect(gpt2, data, unread, LAST, (1.0,), answers=ANSWERS, directions=1),
+    ):
+        assert "may be noise" in found.reasons["direction"]
+    assert "direction" not in logit_lens(gpt2, depth).reasons
+    assert "direction" not in logit_lens(gpt2, depth.direction(LAST)).reasons
+
+
 def test_lens_refusals(gpt2, tiny):
     with pytest.raises(ShapeError, match="reads vectors of 32; the direction has 31"):
         logit_lens(gpt2, torch.ones(31))
