@@ -236,7 +236,7 @@ def test_a_direction_against_the_classes_means_is_said(gpt2, data, depth):
 
 def test_no_steering_at_all_has_no_slope(gpt2, data, depth):
     found = steering_effect(gpt2, data, depth, LAST, (0.0,), answers=ANSWERS)
-    assert np.isnan(found.slope) and set(found.reasons) == {"slope", "random_slope"}
+    assert np.isnan(found.slope) and {"slope", "random_slope"} <= set(found.reasons)
 
 
 def test_texts_are_cut_as_the_capture_cut_them(gpt2, data, depth):
@@ -392,7 +392,8 @@ def test_a_direction_of_what_no_layer_reads_is_doubted(gpt2, data, depth):
         steering_effect(gpt2, data, unread, LAST, (1.0,), answers=ANSWERS, directions=1),
     ):
         assert "may be noise" in found.reasons["direction"]
-    assert "direction" not in logit_lens(gpt2, depth).reasons
+    known = replace(depth, onset_hookpoint=LAST)
+    assert "direction" not in logit_lens(gpt2, known).reasons
     assert "direction" not in logit_lens(gpt2, depth.direction(LAST)).reasons
 
 
