@@ -14,6 +14,7 @@ from interp.runs import write_bytes, write_text
 __all__ = [
     "FORMAT",
     "check_tensors",
+    "is_checkpoint",
     "read_checkpoint",
     "upload_checkpoint",
     "write_checkpoint",
@@ -79,6 +80,11 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         raise CheckpointError(
             f"{source}: {WEIGHTS} is cut short or is no safetensors file ({error}); copy it again."
         ) from error
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a folder has the two files of a checkpoint of interp's, sound or not."""
+    return all((Path(path) / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def upload_checkpoint(folder: Path, repo_id: str, private: bool) -> str:
