@@ -9,7 +9,7 @@ import plotly.offline
 
 from dashboards import depth_page, html, tables
 from dashboards.compare import series
-from dashboards.effects import perturbed_reading, steering_reading
+from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.headlines import glossary, headlines
 from dashboards.training import training_reading
@@ -18,7 +18,7 @@ from interp.results import Result
 from interp.runs import write_text
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
-from probes.steering import Steering
+from probes.steering import LogitLens, Steering
 from saes.training import Training
 
 __all__ = ["Report", "summary_html"]
@@ -39,6 +39,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     ConceptDepth: depth_page.reading,
     Perturbed: perturbed_reading,
     Steering: steering_reading,
+    LogitLens: lens_reading,
     Training: training_reading,
 }
 """Result type -> what helps to read its figure."""
@@ -199,8 +200,14 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
     if others:
         ids = _ids(results)
         titles = {id(r): title for r, title in zip(results, _titles(results), strict=True)}
-        rows = tuple((html.Link(titles[id(r)], ids[id(r)]), r.n) for r in others[: tables.ROWS])
-        columns = (html.Column("analysis"), html.Column("n", True))
+        rows = tuple(
+            (
+                html.Link(titles[id(r)], ids[id(r)]),
+                f"{r.n:,} {'tokens' if isinstance(r, LogitLens) else 'rows'}",
+            )
+            for r in others[: tables.ROWS]
+        )
+        columns = (html.Column("analysis"), html.Column("over", True))
         parts.append(html.Table("Other results", columns, rows))
     return parts
 
@@ -247,6 +254,8 @@ def _titles(results: Sequence[Result]) -> list[str]:
     for r, model in zip(results, models, strict=True):
         who = told.get(id(r), model)
         more = [] if isinstance(r, ConceptDepth) else [KINDS.get(r.kind, r.kind.replace("_", " "))]
+        if isinstance(r, LogitLens) and r.towards is not None:
+            more[0] += f" towards {r.towards}"
         more += [who] if who and len({*models, *told.values()} - {""}) > 1 else []
         titles.append(
             ": ".join([tables.concept(r), ", ".join(more)]) if any(more) else tables.concept(r)
@@ -279,6 +288,7 @@ def _part(result: Result, title: str, part_id: str, figure_id: str, *, full: boo
         done = [*depth_page.done(result), result.interval]
     else:
         done = [str(note) for note in getattr(result, "notes", ())]
+        done += [result.interval] if isinstance(result, Perturbed) and result.interval else []
     if done:
         items = html.Items(tuple(map(html.Data, done[: tables.ROWS])))
         parts.append(html.Details("How it was measured", (items,)))

@@ -5,10 +5,12 @@
 class that it is.
 """
 
-from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
+from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
 from saes.gated import GatedConfig, GatedSAE
+from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
@@ -56,5 +58,7 @@ __all__ = [
     "Training",
     "Transcoder",
     "TranscoderConfig",
+    "export_checkpoint",
+    "import_checkpoint",
     "train",
 ]
