@@ -258,11 +258,12 @@ def perturbed_reading(result: Perturbed) -> str:
 
 def steering_reading(result: Steering) -> str:
     """How to read the steering curve."""
-    return (
+    text = (
         "The band around the probe's direction is its 95 % interval, that of the random directions "
         "holds all of them. Above 0 the model answers the last class. Without steering the tokens "
         f"that count as an answer have {result.answer_mass:.3f} of the probability."
     )
+    return " ".join([text, *_doubt(result)])
 
 
 def lens_reading(result: LogitLens) -> str:
@@ -271,7 +272,12 @@ def lens_reading(result: LogitLens) -> str:
     if result.towards is None:
         return text
     place = "" if result.hookpoint is None else f" at {result.hookpoint}"
-    return f"The direction is the probe's{place}, towards the class {result.towards}. {text}"
+    said = f"The direction is the probe's{place}, towards the class {result.towards}."
+    return " ".join([said, *_doubt(result), text])
+
+
+def _doubt(result: Steering | LogitLens) -> list[str]:
+    return [result.reasons["direction"]] if "direction" in result.reasons else []
 
 
 def _run_name(run: Mapping[str, Any]) -> str:

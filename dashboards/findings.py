@@ -31,7 +31,7 @@ def finding(
         return (*text, "no accuracy is defined.")
     text += _read(result, at)
     unread = result.onset_hookpoint is None and curve_of(result, "p_adjusted") is not None
-    for said in (_words(result, at), None if unread else _untrained(result, at)):
+    for said in (_words(result, at, unread), None if unread else _untrained(result, at)):
         text += [" ", said] if said else []
     if result.warnings:
         text.append(" Read its warning before these numbers.")
@@ -58,10 +58,12 @@ def _read(result: ConceptDepth, at: int) -> list[html.Cell]:
     return [f"at best an accuracy of {best}, at ", where, common]
 
 
-def _words(result: ConceptDepth, at: int) -> str | None:
+def _words(result: ConceptDepth, at: int, unread: bool) -> str | None:
     words, low, high = result.bag_of_words, result.bag_of_words_low, result.bag_of_words_high
     if words is None or low is None or high is None:
         return None
+    if unread and result.accuracy_high[at] >= low:
+        return f"The words alone give {words:.2f}."
     if result.accuracy_low[at] > high:
         more = result.accuracy[at] - words
         return f"The words alone give {words:.2f}: the model has {more:.2f} more."

@@ -194,6 +194,10 @@ def glossary(depths: Sequence[ConceptDepth]) -> html.Part:
     )
     if _any(depths, "converging_literal"):
         text += "; the literal rule is the last step within 3 %"
+    text += (
+        ". Onset and jump count the layers before their place, as the jump is published, and "
+        "converging those up to it; the figure of depths places all of them by the layers passed"
+    )
     text += ". In each small curve the dotted line is the majority class and the dot is the peak."
     return html.Paragraph((text,), "note")
 

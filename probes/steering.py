@@ -234,10 +234,12 @@ def logit_lens(
     check_language_model(model)
     unembed, norm = model.unembedding(), model.final_norm()
     towards, about = None, {}
+    doubt: dict[str, str] = {}
     if isinstance(direction, ConceptDepth):
         depth = direction
         hookpoint, name = hookpoint or depth.peak_hookpoint, name or depth.name
         direction = depth.direction(hookpoint, class_)
+        doubt = _doubt(depth)
         towards = class_ or depth.classes[-1]
         about = {k: v for k, v in depth.provenance.items() if k == "data"}
     if hookpoint is not None and not stream_hookpoints(model, [hookpoint]):
@@ -286,7 +288,16 @@ def logit_lens(
             if norm is not None
             else "No final norm was found; the direction goes to the unembedding as it is.",
         ),
+        reasons=doubt,
     )
+
+
+def _doubt(depth: ConceptDepth) -> dict[str, str]:
+    """The reason to doubt a direction that was fitted to what no layer reads; else nothing."""
+    tested = depth.p_adjusted is not None and np.isfinite(depth.p_adjusted).any()
+    if depth.onset_hookpoint is not None or not tested:
+        return {}
+    return {"direction": "No layer beats shuffled labels here: the direction may be noise."}
 
 
 def check_language_model(model: Model) -> None:
@@ -455,9 +466,8 @@ def steering_effect(
             "seed": seed,
             "versions": versions(),
         },
-        reasons={}
-        if len(strengths) > 1
-        else dict.fromkeys(("slope", "random_slope"), "alpha is 0"),
+        reasons=_doubt(depth)
+        | (dict.fromkeys(("slope", "random_slope"), "alpha is 0") if len(strengths) < 2 else {}),
         label=depth.label,
         hookpoint=hookpoint,
         classes=depth.classes,

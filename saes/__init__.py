@@ -6,11 +6,13 @@ class that it is.
 """
 
 from saes.absorption import Absorption, feature_absorption, first_letters
-from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
+from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
 from saes.evaluation import Evaluation, evaluate
 from saes.gated import GatedConfig, GatedSAE
+from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.k_sparse import SparseProbing, sparse_probing
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
@@ -67,8 +69,10 @@ __all__ = [
     "Transcoder",
     "TranscoderConfig",
     "evaluate",
+    "export_checkpoint",
     "feature_absorption",
     "first_letters",
+    "import_checkpoint",
     "loss_recovered",
     "max_cosine",
     "mean_max_cosine",

@@ -185,7 +185,7 @@ def run(
             study.lenses()
             study.steer(labels)
             study.perturbations()
-    path = finish(started, f"Concept depth of {' and '.join(specs)}")
+    path = finish(started, f"Concept depth of {' and '.join(names)}")
     if as_json:
         from interp.runs import metrics
 

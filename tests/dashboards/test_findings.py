@@ -38,7 +38,9 @@ def test_more_and_less_need_intervals_that_are_apart(full, reader, low, high, se
 
 def test_a_concept_that_no_layer_reads(full, reader):
     r = full(onset_depth=None, onset_hookpoint=None)
-    assert "not read at any depth" in said(r, reader)
+    text = said(r, reader)
+    assert "not read at any depth" in text
+    assert "the model has" not in text and "random weights" not in text
     untested = full(onset_depth=None, onset_hookpoint=None, p_adjusted=None)
     assert "not read" not in said(untested, reader)
 

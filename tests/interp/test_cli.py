@@ -23,6 +23,8 @@ COMMANDS = {
     "BATCH COLUMNS FOLDS SEED DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
+    "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING POOL BATCH TEXT SEED DTYPE MAX "
+    "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
 }
 FLAGS = {
     "MODEL": "model",
@@ -43,6 +45,12 @@ FLAGS = {
     "LENS": "--lens",
     "STEER": "--steer --answer",
     "COLUMNS": "--text-column --label-column --group-column",
+    "TEXT": "--text-column",
+    "SAE_ACTS": "--store --hookpoint -p --target --buffer-rows --forward-batch-size",
+    "SAE_CONFIG": "--architecture --n-latents --k --l1 --l0 --set",
+    "SAE_TRAINING": "--steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "
+    "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast --compile "
+    "--log-every --checkpoint-every",
     "DTYPE": "--dtype",
     "STORE_DTYPE": "--store-dtype",
     "MAX": "--max-length",
@@ -85,11 +93,11 @@ def data(tmp_path, texts):
 
 
 def test_the_commands_and_their_flags_are_these():
-    group = typer.main.get_command(app)
-    found = {
-        name: {o for p in command.params for o in p.opts}
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
-    }
+    commands = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)  # of a group, such as `interp sae`
+        commands |= {f"{name} {k}": c for k, c in inner.items()} if inner else {name: command}
+    found = {name: {o for p in c.params for o in p.opts} for name, c in commands.items()}
     assert {k: v for k, v in found.items() if k in COMMANDS} == {
         name: {f for key in keys.split() for f in FLAGS[key].split()}
         for name, keys in COMMANDS.items()

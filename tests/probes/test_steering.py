@@ -14,7 +14,8 @@ from interp.data import read
 from interp.errors import DataError, LayerNotFound, ModelError, ParameterError, ShapeError
 from interp.models import Model
 from probes import LogitLens, Steering, logit_lens, steering_effect
-from probes.steering import _shares, check_language_model, stream_hookpoints
+from probes.concepts import Concept
+from probes.steering import _shares, _step, check_language_model, stream_hookpoints
 
 QUICK = {"folds": 3, "permutations": 2, "strengths": (0.01, 1.0)}
 ANSWERS = {"no": ["w20", "w21"], "yes": ["w30"]}
@@ -203,6 +204,17 @@ def test_classes_that_do_not_differ_along_the_direction_give_no_unit(gpt2, data,
     assert steering_effect(gpt2, asked, after, LAST, (1.0,), answers=ANSWERS).step > 0
 
 
+def test_a_difference_that_is_rounding_gives_no_unit():
+    y = np.arange(40) % 2
+    concept = Concept(np.arange(40), y, ("no", "yes"), None, ())
+    unit = torch.ones(4, dtype=torch.float64) / 2
+    gap = torch.from_numpy(y)[:, None] * torch.ones(4, dtype=torch.float64)
+    with pytest.raises(ParameterError, match="do not differ along the direction at here"):
+        _step(100 + 1e-6 * gap, concept, "here", unit)
+    step, doubts = _step(100 + 1e-3 * gap, concept, "here", unit)
+    assert step == pytest.approx(2e-3) and doubts == []
+
+
 def test_a_direction_against_the_classes_means_is_said(gpt2, data, depth):
     against = replace(depth, directions={LAST: -depth.directions[LAST]})
     said = ("the other way round", "two standard errors")
@@ -224,7 +236,7 @@ def test_a_direction_against_the_classes_means_is_said(gpt2, data, depth):
 
 def test_no_steering_at_all_has_no_slope(gpt2, data, depth):
     found = steering_effect(gpt2, data, depth, LAST, (0.0,), answers=ANSWERS)
-    assert np.isnan(found.slope) and set(found.reasons) == {"slope", "random_slope"}
+    assert np.isnan(found.slope) and {"slope", "random_slope"} <= set(found.reasons)
 
 
 def test_texts_are_cut_as_the_capture_cut_them(gpt2, data, depth):
@@ -371,6 +383,18 @@ def test_a_model_that_reads_from_both_sides_is_refused(tokenizer, data, decoder)
     ):
         with pytest.raises(ModelError, match="reads texts from both sides"):
             use()
+
+
+def test_a_direction_of_what_no_layer_reads_is_doubted(gpt2, data, depth):
+    unread = replace(depth, onset_hookpoint=None, onset_depth=None)
+    for found in (
+        logit_lens(gpt2, unread),
+        steering_effect(gpt2, data, unread, LAST, (1.0,), answers=ANSWERS, directions=1),
+    ):
+        assert "may be noise" in found.reasons["direction"]
+    known = replace(depth, onset_hookpoint=LAST)
+    assert "direction" not in logit_lens(gpt2, known).reasons
+    assert "direction" not in logit_lens(gpt2, depth.direction(LAST)).reasons
 
 
 def test_lens_refusals(gpt2, tiny):

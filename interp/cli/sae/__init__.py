@@ -2,8 +2,8 @@
 
 import typer
 
+from interp.cli.sae import convert, train
 from interp.cli.sae import eval as evaluation
-from interp.cli.sae import train
 from interp.cli.shell import command
 
 __all__ = ["app"]
@@ -16,6 +16,7 @@ app = typer.Typer(
 COMMANDS = {
     "train": train.run,
     "eval": evaluation.run,
+    "convert": convert.run,
 }
 for _name, _run in COMMANDS.items():
     command(app, _name, _run)
