@@ -8,6 +8,7 @@ from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.heat import heatmap
+from dashboards.sae import density_bars, loss_bars
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from dashboards.training import training_curves
 from interp.errors import ParameterError
@@ -15,6 +16,8 @@ from interp.results import Result
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from saes.evaluation import Evaluation
+from saes.recovery import LossRecovered
 from saes.training import Training
 
 __all__ = ["COLOURS", "CONFIG", "FIGURES", "PARTNERS", "SCALE", "Plot", "figure"]
@@ -62,6 +65,8 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     Perturbed: shifts,
     Steering: steering_curve,
     LogitLens: lens_bars,
+    Evaluation: density_bars,
+    LossRecovered: loss_bars,
     Training: training_curves,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -12,6 +12,7 @@ from dashboards.compare import series
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.headlines import glossary, headlines
+from dashboards.sae import density_reading, recovered_reading
 from dashboards.training import training_reading
 from interp.errors import ParameterError
 from interp.results import Result
@@ -19,6 +20,8 @@ from interp.runs import write_text
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from saes.evaluation import Evaluation
+from saes.recovery import LossRecovered
 from saes.training import Training
 
 __all__ = ["Report", "summary_html"]
@@ -33,6 +36,7 @@ KINDS = {
     "steering": "steering",
     "logit_lens": "logit lens",
     "sae_training": "training",
+    "sae_evaluation": "evaluation",
 }
 """Kinds of result in words, for headings."""
 READING: dict[type[Result], Callable[[Any], str]] = {
@@ -41,6 +45,8 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     Steering: steering_reading,
     LogitLens: lens_reading,
     Training: training_reading,
+    Evaluation: density_reading,
+    LossRecovered: recovered_reading,
 }
 """Result type -> what helps to read its figure."""
 

@@ -322,8 +322,8 @@ def check_language_model(model: Model) -> None:
     rounding = EPSILONS * torch.finfo(one.dtype).eps * float(one.abs().max())
     if not float((one - other).abs().max()) <= rounding:
         raise ModelError(
-            f"{model.spec} reads texts from both sides and does not say which token comes next, so "
-            "a direction cannot be read or steered by its words; take a causal language model."
+            f"{model.spec} reads texts from both sides and does not say which token comes next; "
+            "take a causal language model."
         )
 
 

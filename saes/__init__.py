@@ -5,17 +5,22 @@
 class that it is.
 """
 
+from saes.absorption import Absorption, feature_absorption, first_letters
 from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
 from saes.codes import Codes
 from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
+from saes.evaluation import Evaluation, evaluate
 from saes.gated import GatedConfig, GatedSAE
 from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
+from saes.k_sparse import SparseProbing, sparse_probing
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
+from saes.recovery import LossRecovered, loss_recovered
 from saes.relu import ReLUConfig, ReLUSAE
 from saes.rows import MatrixRows
+from saes.similarity import Stability, max_cosine, mean_max_cosine, seed_stability
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
 from saes.trainer import train
 from saes.training import Training
@@ -34,16 +39,19 @@ ARCHITECTURES.update(
 
 __all__ = [
     "ARCHITECTURES",
+    "Absorption",
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codes",
     "Crosscoder",
     "CrosscoderConfig",
+    "Evaluation",
     "GatedConfig",
     "GatedSAE",
     "JumpReLUConfig",
     "JumpReLUSAE",
     "Loss",
+    "LossRecovered",
     "MatrixRows",
     "MatryoshkaConfig",
     "MatryoshkaSAE",
@@ -53,12 +61,22 @@ __all__ = [
     "SAE",
     "SAEConfig",
     "SAEOutput",
+    "SparseProbing",
+    "Stability",
     "TopKConfig",
     "TopKSAE",
     "Training",
     "Transcoder",
     "TranscoderConfig",
+    "evaluate",
     "export_checkpoint",
+    "feature_absorption",
+    "first_letters",
     "import_checkpoint",
+    "loss_recovered",
+    "max_cosine",
+    "mean_max_cosine",
+    "seed_stability",
+    "sparse_probing",
     "train",
 ]

@@ -3,6 +3,7 @@
 import typer
 
 from interp.cli.sae import convert, train
+from interp.cli.sae import eval as evaluation
 from interp.cli.shell import command
 
 __all__ = ["app"]
@@ -14,6 +15,7 @@ app = typer.Typer(
 )
 COMMANDS = {
     "train": train.run,
+    "eval": evaluation.run,
     "convert": convert.run,
 }
 for _name, _run in COMMANDS.items():
