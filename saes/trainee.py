@@ -80,7 +80,7 @@ class Trainee:
         self.scaled = options.normalize
         self.sae.train().to(device)
         self.scale_in, self.scale_out = self.scale_in.to(device), scale_out.to(device)
-        self.lr = default_lr(config.n_latents) if options.lr is None else options.lr
+        self.lr = default_lr(config) if options.lr is None else options.lr
         self.parameters = dict(self.sae.named_parameters())
         self.optimizer = torch.optim.Adam(
             list(self.parameters.values()), self.lr, BETAS, EPS, fused=True
@@ -199,9 +199,14 @@ class Trainee:
         self.log.append({"step": done, **dict(zip(names, values, strict=True)), "lr": lr})
 
 
-def default_lr(n_latents: int) -> float:
-    """The learning rate for a width."""
-    return 2e-4 * math.sqrt(2**14 / n_latents)
+def default_lr(config: SAEConfig) -> float:
+    """0.1 / sqrt(n_latents) for architectures with k, 0.03 / sqrt(n_latents) for others.
+
+    Gao et al. 2024 scale theirs with the width likewise. The factors were measured on scaled
+    activations in trainings of some hundred to some thousand steps: about the largest that kill
+    few latents, which a sparsity penalty does at lower rates than k.
+    """
+    return (0.1 if hasattr(config, "k") else 0.03) / math.sqrt(config.n_latents)
 
 
 def _fresh(config: SAEConfig, sample: Pair, seed: int) -> SAE:

@@ -77,7 +77,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         if it were trained alone.
     steps : batches to learn from. An epoch reads each row once, in an order of its own.
     batch_size : rows of a batch.
-    lr : Adam's learning rate; None for 2e-4 * sqrt(16,384 / n_latents) (Gao et al. 2024).
+    lr : Adam's learning rate; None for 0.1 / sqrt(n_latents), for architectures without k 0.03 /
+        sqrt(n_latents).
     seed : of first weights, order of rows and resampling.
     out : a folder for the checkpoint and, at the end, ``sae/`` (``sae/NAME/`` for several), each
         with the training's log as ``training.json``. None writes nothing.
@@ -285,7 +286,8 @@ def _hand_over(
     scale = trainee.scale_in.flatten().tolist() if trainee.scaled else None
     settings = {k: v for k, v in settings.items() if k != "configs"}
     site = rows.sites[trainee.site]
-    about = {**provenance, "seed": settings["seed"], "training": settings, "versions": versions()}
+    about = {**provenance, "seed": settings["seed"], "versions": versions()}
+    about["training"] = {**settings, "lr": trainee.lr}
     if site:
         about["hookpoint"] = site
     sae.training_log = Training(

@@ -167,13 +167,13 @@ def recovered(sae):
 
 
 def test_planted_directions_are_found():
-    options = {"steps": 250, "batch_size": 200, "lr": 2e-2}
+    options = {"steps": 180, "batch_size": 200, "lr": 2e-2}
     sae = saes.train(X, TOPK, **options)
     log = sae.training_log
     assert recovered(sae) > 0.9 > recovered(saes.train(X, TOPK, **{**options, "steps": 1}))
     assert log.fvu[-1] < 0.2 < log.fvu[0]
     assert sae.training is False and log.l0[-1] == pytest.approx(2, abs=0.01)
-    assert sae.training_log.steps[-1] == 250
+    assert sae.training_log.steps[-1] == 180
 
 
 def test_the_saved_sae_takes_raw_activations(tmp_path):
@@ -301,6 +301,14 @@ def test_the_log_is_a_result(tmp_path):
     assert log.lr[0] == 1e-2 and log.lr[-1] == pytest.approx(5e-3)
     assert log.provenance["training"]["steps"] == 12 and log.provenance["data"] == "acts"
     assert saes.SAE.from_pretrained(tmp_path / "sae").metadata["data"] == "acts"
+
+
+def test_the_default_rate_falls_with_the_width():
+    assert trainee.default_lr(saes.TopKConfig(n_latents=400, k=2)) == pytest.approx(0.005)
+    assert trainee.default_lr(saes.ReLUConfig(n_latents=400)) == pytest.approx(0.0015)
+    log = saes.train(X, TOPK, **{**QUICK, "lr": None}).training_log
+    assert log.lr[0] == pytest.approx(0.1 / F**0.5)
+    assert log.provenance["training"]["lr"] == pytest.approx(0.1 / F**0.5)
 
 
 def test_fvu_is_one_for_a_mean_and_l0_counts():
