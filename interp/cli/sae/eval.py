@@ -120,6 +120,7 @@ def run(
         judged.to(loaded.device)
     else:
         held = interp.ActivationStore.open(store)
+        judged.to(_device(device))
     about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
     options = {
         "sae": _weights(judged),
@@ -171,6 +172,12 @@ def run(
         )
         _add(started, absorbed, about)
     _finish(started, as_json)
+
+
+def _device(device: str) -> str:
+    import torch
+
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _whole_numbers(text: str) -> list[int]:
@@ -303,8 +310,9 @@ def _finish(run: "Run", as_json: bool) -> None:
         emit(metrics(run.results))
         return
     for result in run.results:
-        frame = result.to_frame().head(30)
+        frame = result.to_frame().head(30).astype(object)
+        frame = frame.where(frame.notna(), None)
         columns = [str(c) for c in frame.columns]
-        table(f"{result.kind} {result.name}", columns, frame.to_numpy(dtype=object).tolist())
+        table(f"{result.kind} {result.name}", columns, frame.to_numpy().tolist())
         typer.echo("")
     typer.echo(f"report: {path}")
