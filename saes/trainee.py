@@ -200,8 +200,12 @@ class Trainee:
 
 
 def default_lr(n_latents: int) -> float:
-    """The learning rate for a width."""
-    return 2e-4 * math.sqrt(2**14 / n_latents)
+    """0.1 / sqrt(n_latents): about the largest rate that kills no latents.
+
+    Gao et al. 2024 scale theirs with the width likewise. The factor was measured on scaled
+    activations in trainings of some hundred to some thousand steps.
+    """
+    return 0.1 / math.sqrt(n_latents)
 
 
 def _fresh(config: SAEConfig, sample: Pair, seed: int) -> SAE:

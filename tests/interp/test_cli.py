@@ -25,11 +25,14 @@ COMMANDS = {
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING POOL BATCH TEXT SEED DTYPE MAX "
     "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
+    "sae convert": "CHECKPOINT OUT TO FORCE DRY JSON CONFIG",
 }
 FLAGS = {
     "MODEL": "model",
     "DATA": "data",
     "RUNS": "runs",
+    "CHECKPOINT": "path",
+    "TO": "--to",
     "MATCH": "match",
     "ROLES": "--roles",
     "HOOKPOINTS": "--hookpoints -p",

@@ -5,25 +5,17 @@ import re
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import interp
 import saes
-from interp.cli import app
-from interp.cli.shell import State
 from interp.runs import read_results
 from saes.training import Training
 
 
-@pytest.fixture(autouse=True)
-def _flags(monkeypatch):
-    monkeypatch.setattr(State, "debug", False)
-    monkeypatch.setattr(State, "quiet", False)
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["sae", "train", *map(str, arguments)])
+@pytest.fixture
+def learn(invoke):
+    """``learn("--store", path, …)``: what `interp sae train` did."""
+    return lambda *arguments: invoke("sae", "train", *arguments)
 
 
 @pytest.fixture
@@ -43,11 +35,11 @@ def store(folder, data, tmp_path):
 SHORT = ("--steps", 6, "--batch-size", 32, "--n-latents", 24)
 
 
-def test_a_sweep_from_a_store(store, tmp_path):
+def test_a_sweep_from_a_store(learn, store, tmp_path):
     """One SAE a hook point and k, each in its folder, with log, metrics and report."""
     out = tmp_path / "run"
     points = ("-p", "resid_post.0,resid_post.1")
-    done = invoke("--store", store, *points, "--k", "2,4", *SHORT, "--out", out)
+    done = learn("--store", store, *points, "--k", "2,4", *SHORT, "--out", out)
     assert done.exit_code == 0, done.output
     names = {f"resid_post.{i}.topk-k{k}" for i in (0, 1) for k in (2, 4)}
     assert {p.name for p in (out / "sae").iterdir()} == names
@@ -66,14 +58,14 @@ def test_a_sweep_from_a_store(store, tmp_path):
     assert "FVU" not in done.stdout and "fvu" in done.stdout
 
 
-def test_from_a_model_equal_runs_give_equal_files(folder, data, tmp_path):
+def test_from_a_model_equal_runs_give_equal_files(learn, folder, data, tmp_path):
     arguments = (folder("gpt2"), data, "-p", "resid_post.1", "--k", 3, *SHORT)
     for name in ("a", "b"):
-        done = invoke(*arguments, "--out", tmp_path / name)
+        done = learn(*arguments, "--out", tmp_path / name)
         assert done.exit_code == 0, done.output
     for file in ("metrics.json", "sae/model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    done = invoke(*arguments, "--seed", 1, "--out", tmp_path / "c")
+    done = learn(*arguments, "--seed", 1, "--out", tmp_path / "c")
     a, c = (tmp_path / n / "sae/model.safetensors" for n in "ac")
     assert a.read_bytes() != c.read_bytes()
 
@@ -88,15 +80,15 @@ def test_from_a_model_equal_runs_give_equal_files(folder, data, tmp_path):
          saes.JumpReLUSAE),
     ],
 )  # fmt: skip
-def test_other_architectures(store, tmp_path, options, kind):
-    done = invoke("--store", store, *options, *SHORT, "--out", tmp_path / "run")
+def test_other_architectures(learn, store, tmp_path, options, kind):
+    done = learn("--store", store, *options, *SHORT, "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
     assert type(saes.SAE.from_pretrained(tmp_path / "run" / "sae")) is kind
 
 
-def test_a_killed_run_goes_on_where_it_stopped(store, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_where_it_stopped(learn, store, tmp_path, monkeypatch):
     arguments = ("--store", store, "-p", "resid_post.0", "--k", 3, *SHORT, "--checkpoint-every", 2)
-    assert invoke(*arguments, "--out", tmp_path / "whole").exit_code == 0
+    assert learn(*arguments, "--out", tmp_path / "whole").exit_code == 0
     step = saes.trainee.Trainee.step
 
     def stop(self, pair, at, *, log):
@@ -106,22 +98,22 @@ def test_a_killed_run_goes_on_where_it_stopped(store, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(saes.trainee.Trainee, "step", stop)
-        killed = invoke(*arguments, "--out", tmp_path / "run")
+        killed = learn(*arguments, "--out", tmp_path / "run")
     assert killed.exit_code == 130 and "--resume" in killed.stderr
-    refused = invoke(*arguments, "--out", tmp_path / "run")
+    refused = learn(*arguments, "--out", tmp_path / "run")
     assert refused.exit_code == 1 and "already holds a run" in refused.stderr
-    other = invoke(*arguments, "--lr", 0.1, "--resume", "--out", tmp_path / "run")
+    other = learn(*arguments, "--lr", 0.1, "--resume", "--out", tmp_path / "run")
     assert other.exit_code == 1 and "other options (lr)" in other.stderr
-    assert invoke(*arguments, "--resume", "--out", tmp_path / "run").exit_code == 0
+    assert learn(*arguments, "--resume", "--out", tmp_path / "run").exit_code == 0
     left, right = (tmp_path / n / "sae/model.safetensors" for n in ("whole", "run"))
     assert left.read_bytes() == right.read_bytes()
-    assert invoke(*arguments, "--force", "--lr", 0.1, "--out", tmp_path / "run").exit_code == 0
+    assert learn(*arguments, "--force", "--lr", 0.1, "--out", tmp_path / "run").exit_code == 0
     assert left.read_bytes() != right.read_bytes()
 
 
-def test_a_dry_run_counts_and_writes_nothing(store, tmp_path):
+def test_a_dry_run_counts_and_writes_nothing(learn, store, tmp_path):
     arguments = ("--store", store, "-p", "resid_post.0", "--k", "2,3", *SHORT, "--dry-run")
-    done = invoke(*arguments, "--json", "--out", tmp_path / "run")
+    done = learn(*arguments, "--json", "--out", tmp_path / "run")
     assert done.exit_code == 0, done.output
     plan = json.loads(done.stdout)
     weights = 2 * 4 * (24 * 32 * 2 + 24 + 32)
@@ -130,15 +122,15 @@ def test_a_dry_run_counts_and_writes_nothing(store, tmp_path):
     assert plan["epochs"] == pytest.approx(6 * 32 / 180) and plan["seconds"] > 0
     assert not (tmp_path / "run").exists()
     assert re.search(
-        r"180 rows, 6 steps of 32 \(1\.1 epochs\) for 2 SAEs", invoke(*arguments).stdout
+        r"180 rows, 6 steps of 32 \(1\.1 epochs\) for 2 SAEs", learn(*arguments).stdout
     )
 
 
-def test_options_from_a_file(store, tmp_path):
+def test_options_from_a_file(learn, store, tmp_path):
     (tmp_path / "c.toml").write_text(
         f'store = "{store}"\nhookpoint = "resid_post.0"\nk = "3"\nsteps = 4\nbatch-size = 32\n'
     )
-    done = invoke("--config", tmp_path / "c.toml", "--out", tmp_path / "run", "--json")
+    done = learn("--config", tmp_path / "c.toml", "--out", tmp_path / "run", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["sae_training"]["texts.resid_post.0.topk"]["n_latents"] == 256
 
@@ -161,13 +153,13 @@ def test_options_from_a_file(store, tmp_path):
         (("--store", "STORE", "-p", "resid_post.0", "--steps", "0"), "steps"),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_one_sentence(store, tmp_path, arguments, said):
+def test_wrong_usage_is_one_sentence(learn, store, tmp_path, arguments, said):
     arguments = [store if a == "STORE" else a for a in arguments]
-    done = invoke(*arguments, "--out", tmp_path / "run")
+    done = learn(*arguments, "--out", tmp_path / "run")
     assert done.exit_code == 2, done.output
     assert said in done.stderr and "Traceback" not in done.output
 
 
-def test_a_hook_point_that_the_store_lacks(store, tmp_path):
-    done = invoke("--store", store, "-p", "resid_post.7", "--out", tmp_path / "run")
+def test_a_hook_point_that_the_store_lacks(learn, store, tmp_path):
+    done = learn("--store", store, "-p", "resid_post.7", "--out", tmp_path / "run")
     assert done.exit_code == 1 and "resid_post.0" in done.stderr
