@@ -70,6 +70,19 @@ def test_a_store(invoke, saved, tmp_path, monkeypatch):
     assert list(numbers["sae_evaluation"]) == ["b"]
 
 
+def test_a_dry_run_writes_nothing(invoke, folder, saved, table, tmp_path, monkeypatch):
+    store = ActivationStore.from_tensors({WHERE: torch.ones(50, 32)})
+    monkeypatch.setattr(ActivationStore, "open", lambda path: store)
+    out = tmp_path / "run"
+    for source in ([folder("gpt2"), table], ["--store", tmp_path]):
+        done = invoke("sae", "eval", saved[0], *source, "--out", out, "--dry-run", "--json")
+        assert done.exit_code == 0, done.output
+        assert {"rows", "bytes", "seconds"} <= json.loads(done.stdout).keys()
+        said = invoke("sae", "eval", saved[0], *source, "--out", out, "--dry-run").stdout
+        assert "rows" in said and "about" in said
+    assert json.loads(done.stdout)["bytes"] == 50 * 32 * 4 and not out.exists()
+
+
 def test_a_transcoder(invoke, tmp_path, monkeypatch):
     sae = saes.TopKSAE(saes.TopKConfig(n_latents=16, k=4), 32, 8)
     sae.save_pretrained(tmp_path / "t")
