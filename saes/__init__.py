@@ -2,7 +2,8 @@
 
 `ARCHITECTURES` lists the variants; each is a config and a class, such as `TopKConfig` and
 `TopKSAE`. `train` learns one from activations; `SAE.from_pretrained` gives a saved one back as the
-class that it is.
+class that it is. `evaluate`, `loss_recovered`, `sparse_probing`, `feature_absorption` and
+`seed_stability` judge one.
 """
 
 from saes.absorption import Absorption, feature_absorption, first_letters

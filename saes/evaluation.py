@@ -171,7 +171,9 @@ def evaluate(
     -----
     Definitions that differ between toolkits: the variance is about the mean of each dimension over
     all rows, never over a batch or over dimensions; and errors are not centred, so a constant
-    offset of y_hat counts against it.
+    offset of y_hat counts against it. A mean over rows of each row's share of the variance is not
+    given: it needs the mean before the first row is read, and taken from a batch it would depend on
+    ``batch_size``; ``relative_error`` is the mean over rows that one pass allows.
     """
     if not 0 <= dense_above <= 1:
         raise ParameterError(f"dense_above must be from 0 to 1; got {dense_above!r}.")

@@ -25,6 +25,8 @@ COMMANDS = {
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING POOL BATCH TEXT SEED DTYPE MAX "
     "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
+    "sae eval": "SAE MODEL DATA SAE_READ OUT SAE_LABELS POOL BATCH COLUMNS SEED DTYPE MAX DEVICE "
+    "REVISION TRUST FORCE DRY JSON CONFIG",
     "sae convert": "CHECKPOINT OUT TO FORCE DRY JSON CONFIG",
 }
 FLAGS = {
@@ -50,6 +52,9 @@ FLAGS = {
     "COLUMNS": "--text-column --label-column --group-column",
     "TEXT": "--text-column",
     "SAE_ACTS": "--store --hookpoint -p --target --buffer-rows --forward-batch-size",
+    "SAE": "sae",
+    "SAE_READ": "--store --hookpoint -p --target --forward-batch-size",
+    "SAE_LABELS": "--other --ks --absorption --first-letters --loss",
     "SAE_CONFIG": "--architecture --n-latents --k --l1 --l0 --set",
     "SAE_TRAINING": "--steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "
     "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast --compile "

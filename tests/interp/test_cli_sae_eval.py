@@ -70,6 +70,19 @@ def test_a_store(invoke, saved, tmp_path, monkeypatch):
     assert list(numbers["sae_evaluation"]) == ["b"]
 
 
+def test_a_dry_run_writes_nothing(invoke, folder, saved, table, tmp_path, monkeypatch):
+    store = ActivationStore.from_tensors({WHERE: torch.ones(50, 32)})
+    monkeypatch.setattr(ActivationStore, "open", lambda path: store)
+    out = tmp_path / "run"
+    for source in ([folder("gpt2"), table], ["--store", tmp_path]):
+        done = invoke("sae", "eval", saved[0], *source, "--out", out, "--dry-run", "--json")
+        assert done.exit_code == 0, done.output
+        assert {"rows", "bytes", "seconds"} <= json.loads(done.stdout).keys()
+        said = invoke("sae", "eval", saved[0], *source, "--out", out, "--dry-run").stdout
+        assert "rows" in said and "about" in said
+    assert json.loads(done.stdout)["bytes"] == 50 * 32 * 4 and not out.exists()
+
+
 def test_a_transcoder(invoke, tmp_path, monkeypatch):
     sae = saes.TopKSAE(saes.TopKConfig(n_latents=16, k=4), 32, 8)
     sae.save_pretrained(tmp_path / "t")
@@ -93,6 +106,43 @@ def test_a_transcoder(invoke, tmp_path, monkeypatch):
     assert json.loads(done.stdout)["sae_evaluation"]["x"]["fvu"] == pytest.approx(wanted)
     refused = invoke(*common, "--force")
     assert refused.exit_code == 2 and "--target is needed" in refused.stderr
+
+
+def test_a_crosscoder_reads_its_layers_side_by_side(invoke, tmp_path, monkeypatch):
+    config = saes.CrosscoderConfig(n_latents=16, n_layers=2, l1=0.1)
+    sae = saes.Crosscoder(config, 8, generator=torch.Generator().manual_seed(0))
+    sae.metadata = {"hookpoint": "a+b"}
+    sae.save_pretrained(tmp_path / "c")
+    x = torch.randn(50, 2, 8, generator=torch.Generator().manual_seed(0))
+    store = ActivationStore.from_tensors({"b": x[:, 1], "a": x[:, 0]})
+    monkeypatch.setattr(ActivationStore, "open", lambda path: store)
+    done = invoke("sae", "eval", tmp_path / "c", "--store", tmp_path, "--out", tmp_path / "r",
+                  "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["sae_evaluation"]["a+b"]
+    assert found["fvu"] == pytest.approx(saes.evaluate(sae, x).fvu)
+    assert found["fvu"] != pytest.approx(saes.evaluate(sae, x.flip(1)).fvu)
+
+
+def test_tokens_of_a_text_are_never_split(invoke, saved, tmp_path, monkeypatch):
+    """Rows of a text share a mark and a label of chance: by rows the mark gives it away."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    documents = np.repeat(np.arange(40), 8)
+    x = torch.from_numpy(rng.normal(0, 3, (40, 32))[documents]).float()
+    x += 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    rows = pd.DataFrame({"document": documents, "y": rng.permutation([0, 1] * 20)[documents]})
+    out = tmp_path / "r"
+    accuracy = {}
+    for pool in ("all", "last"):
+        store = ActivationStore.from_tensors({WHERE: x}, rows, pool=pool)
+        monkeypatch.setattr(ActivationStore, "open", lambda path, store=store: store)
+        done = invoke("sae", "eval", saved[0], "--store", tmp_path, "--out", out, "--force",
+                      "--label-column", "y", "--ks", "10", "--json")  # fmt: skip
+        assert done.exit_code == 0, done.output
+        accuracy[pool] = json.loads(done.stdout)["sparse_probing"]["data.y"]["full_accuracy"]
+    assert accuracy["last"] > 0.95 and accuracy["all"] < 0.8
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import r2_score
 
 from interp.errors import DataError, ParameterError, ShapeError
 from interp.results import Result
@@ -72,6 +73,18 @@ def test_the_variance_is_about_the_mean_of_each_dimension():
     assert r.fvu == pytest.approx((1 + 2) / 4)  # the first row loses one coordinate, the second two
     one_mean = float((x - x.mean()).square().sum())
     assert abs(3 / one_mean - r.fvu) > 0.5
+
+
+def test_the_pooled_r2_of_another_library(small, batch):
+    sae = small("topk")
+    x = batch(sae, 60) * torch.arange(1.0, 9)
+    y_hat = sae(x).output.detach()
+    r = evaluate(sae, x)
+    scores = {
+        m: r2_score(x, y_hat, multioutput=m) for m in ("variance_weighted", "uniform_average")
+    }
+    assert r.explained_variance == pytest.approx(scores["variance_weighted"], abs=1e-6)
+    assert r.explained_variance != pytest.approx(scores["uniform_average"], abs=1e-3)
 
 
 def test_a_constant_offset_counts_as_error():

@@ -1,12 +1,14 @@
 """``interp sae eval``: what an SAE keeps, what a model makes of it, and what its latents read."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interp.cli import options as o
+from interp.cli.capture import show_plan, size
 from interp.cli.shell import bar, emit, note, table
 from interp.errors import ModelError, ParameterError
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from interp.runs import Run
     from interp.store import ActivationStore
     from saes import SAE
+
+TIMED = 4096
+"""Rows that a dry run evaluates."""
 
 
 def run(
@@ -78,6 +83,7 @@ def run(
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
     force: o.Force = False,
+    dry_run: o.DryRun = False,
     as_json: o.Json = False,
     config: o.Config = None,
 ) -> None:
@@ -97,7 +103,8 @@ def run(
     import saes
     from interp.runs import Run, find_run
 
-    find_run(out, resume=False, force=force)  # refuse before anything is read
+    if not dry_run:
+        find_run(out, resume=False, force=force)  # refuse before anything is read
     judged = saes.SAE.from_pretrained(sae)
     points = _hookpoints(judged, o.split_commas(hookpoint), target)
     loaded, source = None, None
@@ -107,6 +114,10 @@ def run(
         )
         columns = {"text_column": text_column, "group_column": group_column}
         source = interp.read(data, label_column=label_column, **columns)
+        if dry_run:
+            read = [*points, *([target] if target else [])]
+            _show_capture(loaded, source, read, pool, forward_batch_size, max_length, as_json)
+            return
         with bar(f"capturing {source.name}") as progress:
             held = interp.capture(
                 loaded,
@@ -120,6 +131,11 @@ def run(
         judged.to(loaded.device)
     else:
         held = interp.ActivationStore.open(store)
+        judged.to(_device(device))
+    acts = _matrix(held, points)
+    if dry_run:
+        _show_rows(judged, acts, held[target] if target else None, as_json)
+        return
     about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
     options = {
         "sae": _weights(judged),
@@ -137,7 +153,6 @@ def run(
         "seed": seed,
     }
     started = Run(out, "sae eval", options, force=force)
-    acts = _matrix(held, points)
     with bar("evaluating") as progress:
         found = saes.evaluate(
             judged,
@@ -173,6 +188,12 @@ def run(
     _finish(started, as_json)
 
 
+def _device(device: str) -> str:
+    import torch
+
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _whole_numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -204,6 +225,38 @@ def _matrix(store: "ActivationStore", points: list[str]) -> Any:
     import torch
 
     return torch.stack([store[p][:] for p in points], 1)
+
+
+def _show_capture(
+    model: "Model",
+    data: "Dataset",
+    points: list[str],
+    pool: Any,
+    batch_size: int | None,
+    max_length: int | None,
+    as_json: bool,
+) -> None:
+    """What the capture costs; splicing runs the model five times more."""
+    from interp.capturing import Capture
+
+    show_plan(Capture(model, data, points, pool, batch_size, None, max_length), as_json)
+
+
+def _show_rows(sae: "SAE", acts: Any, y: Any, as_json: bool) -> None:
+    """Rows, bytes and seconds of a pass over a store, from a timed batch."""
+    import time
+
+    import saes
+
+    rows = min(len(acts), TIMED)
+    began = time.perf_counter()
+    saes.evaluate(sae, acts[:rows], y=None if y is None else y[:rows], similarity=False)
+    seconds = (time.perf_counter() - began) * len(acts) / rows
+    size_of = math.prod(acts.shape) * acts.dtype.itemsize
+    if as_json:
+        emit({"rows": len(acts), "bytes": size_of, "seconds": seconds})
+    else:
+        typer.echo(f"{len(acts)} rows, {size(size_of)} to read, about {seconds:.0f} s")
 
 
 def _weights(sae: "SAE") -> str:
@@ -303,8 +356,9 @@ def _finish(run: "Run", as_json: bool) -> None:
         emit(metrics(run.results))
         return
     for result in run.results:
-        frame = result.to_frame().head(30)
+        frame = result.to_frame().head(30).astype(object)
+        frame = frame.where(frame.notna(), None)
         columns = [str(c) for c in frame.columns]
-        table(f"{result.kind} {result.name}", columns, frame.to_numpy(dtype=object).tolist())
+        table(f"{result.kind} {result.name}", columns, frame.to_numpy().tolist())
         typer.echo("")
     typer.echo(f"report: {path}")
