@@ -292,6 +292,31 @@ class Capture:
         write_manifest(path, manifest)
         return ActivationStore.open(path)
 
+    def stream(
+        self, take: Callable[[Sequence[int], dict[str, Tensor]], None], progress: Progress | None = None
+    ) -> None:
+        """Run every row, and hand what the hook points held to ``take`` a batch at a time.
+
+        Nothing is kept. ``take`` gets the rows of the data and, by hook point, what they pool to;
+        with ``pool="all"`` the positions of one row after those of the other.
+        """
+        held: dict[str, Tensor] = {}
+        done = 0
+
+        def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
+            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool, len(rows))
+            held[point.name] = pool(x, mask, self.pool)
+            self._check_finite(point, held[point.name], rows)
+
+        with self._running(keep) as run:
+            for shard in self.shards:
+                for rows in self.batches(*shard):
+                    run(rows)
+                    take(rows, held)
+                    done += len(rows)
+                    if progress is not None:
+                        progress(done, len(self.data), "rows")
+
     def _fill(
         self,
         shard: tuple[int, int],

@@ -6,6 +6,8 @@
 
 from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
 from saes.codes import Codes
+from saes.latents import features
+from saes.records import Feature, Features
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
 
 ARCHITECTURES.update(
@@ -18,10 +20,13 @@ __all__ = [
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codes",
+    "Feature",
+    "Features",
     "Loss",
     "SAE",
     "SAEConfig",
     "SAEOutput",
     "TopKConfig",
     "TopKSAE",
+    "features",
 ]
