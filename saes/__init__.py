@@ -4,6 +4,7 @@
 `TopKSAE`. `SAE.from_pretrained` gives a saved one back as the class that it is.
 """
 
+from saes.ablation import Ablation, ablate_latents, ablation_effect
 from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
 from saes.codes import Codes
 from saes.latents import features
@@ -17,6 +18,7 @@ ARCHITECTURES.update(
 
 __all__ = [
     "ARCHITECTURES",
+    "Ablation",
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codes",
@@ -28,5 +30,7 @@ __all__ = [
     "SAEOutput",
     "TopKConfig",
     "TopKSAE",
+    "ablate_latents",
+    "ablation_effect",
     "features",
 ]
