@@ -9,11 +9,13 @@ from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.heat import heatmap
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
+from dashboards.training import training_curves
 from interp.errors import ParameterError
 from interp.results import Result
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from saes.training import Training
 
 __all__ = ["COLOURS", "CONFIG", "FIGURES", "PARTNERS", "SCALE", "Plot", "figure"]
 
@@ -60,5 +62,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     Perturbed: shifts,
     Steering: steering_curve,
     LogitLens: lens_bars,
+    Training: training_curves,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

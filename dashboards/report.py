@@ -12,12 +12,14 @@ from dashboards.compare import series
 from dashboards.effects import perturbed_reading, steering_reading
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.headlines import glossary, headlines
+from dashboards.training import training_reading
 from interp.errors import ParameterError
 from interp.results import Result
 from interp.runs import write_text
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import Steering
+from saes.training import Training
 
 __all__ = ["Report", "summary_html"]
 
@@ -26,12 +28,18 @@ BUDGET = 8_000_000
 NARROW = 600
 """Width in px below which figures use smaller type."""
 SUMMARY_BYTES = 200_000
-KINDS = {"perturbation": "perturbations", "steering": "steering", "logit_lens": "logit lens"}
+KINDS = {
+    "perturbation": "perturbations",
+    "steering": "steering",
+    "logit_lens": "logit lens",
+    "sae_training": "training",
+}
 """Kinds of result in words, for headings."""
 READING: dict[type[Result], Callable[[Any], str]] = {
     ConceptDepth: depth_page.reading,
     Perturbed: perturbed_reading,
     Steering: steering_reading,
+    Training: training_reading,
 }
 """Result type -> what helps to read its figure."""
 

@@ -174,11 +174,11 @@ class Capture:
         order = sorted(range(n), key=lambda i: self.feed.lengths[i])
         chosen = sorted({order[0], order[n // 3], order[2 * n // 3], order[-1]})
         dtype = self.model.dtype
-        batched = self._pooled(chosen)
+        batched = self.pooled(chosen)
         worst = {p.name: 0.0 for p in self.points}
         seen = {p.name: 0 for p in self.points}
         for row in chosen:
-            for name, alone in self._pooled([row]).items():
+            for name, alone in self.pooled([row]).items():
                 start = seen[name]
                 seen[name] += len(alone)
                 found = deviation(alone, batched[name][start : start + len(alone)], dtype)
@@ -192,7 +192,8 @@ class Capture:
                 )
         return {name: round(ratio, 9) for name, ratio in worst.items()}
 
-    def _pooled(self, rows: Sequence[int]) -> dict[str, Tensor]:
+    def pooled(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """What the hook points hold for some rows of the data, run as one batch, in their order."""
         found: dict[str, Tensor] = {}
 
         def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
@@ -239,9 +240,9 @@ class Capture:
         """Rows, bytes and seconds, the last from a timed batch."""
         batches = [b for s in self.shards for b in self.batches(*s)]
         middle = batches[len(batches) // 2]
-        self._pooled(middle)
+        self.pooled(middle)
         began = time.perf_counter()
-        self._pooled(middle)
+        self.pooled(middle)
         taken = time.perf_counter() - began
         padded = [len(b) * max(self.feed.lengths[i] for i in b) for b in batches]
         seconds = taken * sum(padded) / padded[len(batches) // 2]
@@ -291,31 +292,6 @@ class Capture:
         manifest["complete"] = True
         write_manifest(path, manifest)
         return ActivationStore.open(path)
-
-    def stream(
-        self, take: Callable[[Sequence[int], dict[str, Tensor]], None], progress: Progress | None = None
-    ) -> None:
-        """Run every row, and hand what the hook points held to ``take`` a batch at a time.
-
-        Nothing is kept. ``take`` gets the rows of the data and, by hook point, what they pool to;
-        with ``pool="all"`` the positions of one row after those of the other.
-        """
-        held: dict[str, Tensor] = {}
-        done = 0
-
-        def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
-            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool, len(rows))
-            held[point.name] = pool(x, mask, self.pool)
-            self._check_finite(point, held[point.name], rows)
-
-        with self._running(keep) as run:
-            for shard in self.shards:
-                for rows in self.batches(*shard):
-                    run(rows)
-                    take(rows, held)
-                    done += len(rows)
-                    if progress is not None:
-                        progress(done, len(self.data), "rows")
 
     def _fill(
         self,

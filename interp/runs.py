@@ -166,9 +166,11 @@ class Run:
 
     def _clear(self) -> None:
         """Remove what a run of interp writes, and nothing else."""
-        for name in ("results", "acts"):
+        for name in ("results", "acts", "sae"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("config.json", "manifest.json", "metrics.json", "report.html"):
+        for name in (
+            "config.json", "manifest.json", "metrics.json", "report.html", "checkpoint.safetensors"
+        ):  # fmt: skip
             (self.path / name).unlink(missing_ok=True)
 
     def found(self, kind: type["Result"], name: str) -> "Result | None":

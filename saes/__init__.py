@@ -1,19 +1,36 @@
 """Learn: sparse autoencoders, which write an activation as a sum of few directions out of many.
 
 `ARCHITECTURES` lists the variants; each is a config and a class, such as `TopKConfig` and
-`TopKSAE`. `SAE.from_pretrained` gives a saved one back as the class that it is.
+`TopKSAE`. `train` learns one from activations; `SAE.from_pretrained` gives a saved one back as the
+class that it is.
 """
 
 from saes.ablation import Ablation, ablate_latents, ablation_effect
 from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
 from saes.codes import Codes
+from saes.crosscoder import Crosscoder, CrosscoderConfig
+from saes.gated import GatedConfig, GatedSAE
+from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.latents import features
+from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
+from saes.model_rows import ModelRows
 from saes.records import Feature, Features
+from saes.relu import ReLUConfig, ReLUSAE
+from saes.rows import MatrixRows
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
+from saes.trainer import train
+from saes.training import Training
+from saes.transcoder import Transcoder, TranscoderConfig
 
 ARCHITECTURES.update(
+    relu=(ReLUConfig, ReLUSAE),
+    gated=(GatedConfig, GatedSAE),
     topk=(TopKConfig, TopKSAE),
     batch_topk=(BatchTopKConfig, BatchTopKSAE),
+    jumprelu=(JumpReLUConfig, JumpReLUSAE),
+    matryoshka=(MatryoshkaConfig, MatryoshkaSAE),
+    transcoder=(TranscoderConfig, Transcoder),
+    crosscoder=(CrosscoderConfig, Crosscoder),
 )
 
 __all__ = [
@@ -22,15 +39,31 @@ __all__ = [
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codes",
+    "Crosscoder",
+    "CrosscoderConfig",
     "Feature",
     "Features",
+    "GatedConfig",
+    "GatedSAE",
+    "JumpReLUConfig",
+    "JumpReLUSAE",
     "Loss",
+    "MatrixRows",
+    "MatryoshkaConfig",
+    "MatryoshkaSAE",
+    "ModelRows",
+    "ReLUConfig",
+    "ReLUSAE",
     "SAE",
     "SAEConfig",
     "SAEOutput",
     "TopKConfig",
     "TopKSAE",
+    "Training",
+    "Transcoder",
+    "TranscoderConfig",
     "ablate_latents",
     "ablation_effect",
     "features",
+    "train",
 ]

@@ -13,10 +13,10 @@ A variant is the step from pre-activations to latents, and the loss that trains 
 
 import math
 from abc import abstractmethod
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,9 @@ from interp.errors import CheckpointError, DataError, ParameterError, ShapeError
 from saes.checkpoints import read_checkpoint, upload_checkpoint, write_checkpoint
 from saes.codes import Codes
 from saes.kernels import sparse_decode
+
+if TYPE_CHECKING:
+    from saes.training import Training
 
 __all__ = ["ARCHITECTURES", "SAE", "Loss", "SAEConfig", "SAEOutput"]
 
@@ -75,6 +78,14 @@ class SAEConfig:
                 f"{type(self).__name__}: {name} must be a finite number {least}; got {value!r}."
             )
 
+    def _flag(self, name: str) -> None:
+        """Refuse a field that is neither True nor False."""
+        value = getattr(self, name)
+        if not isinstance(value, bool):
+            raise ParameterError(
+                f"{type(self).__name__}: {name} must be True or False; got {value!r}."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -100,10 +111,9 @@ class SAEConfig:
         try:
             return cls(**read)
         except TypeError as error:
-            required = [n for n in known if n not in values]
-            raise ParameterError(
-                f"{cls.__name__} lacks a field ({', '.join(required)})."
-            ) from error
+            needed = [f.name for f in fields(cls) if f.default is MISSING]
+            absent = ", ".join(n for n in needed if n not in values)
+            raise ParameterError(f"{cls.__name__} lacks a field ({absent}).") from error
 
 
 class SAEOutput(NamedTuple):
@@ -153,6 +163,7 @@ class SAE(nn.Module, Generic[C]):
     transcodes : whether ``d_out`` was given.
     unit_norm : whether decoder rows are held at length 1 in training.
     metadata : JSON values to keep with the weights, such as model and hook point.
+    training_log : the `saes.Training` of an SAE that `saes.train` made; None for others.
 
     Raises
     ------
@@ -197,12 +208,35 @@ class SAE(nn.Module, Generic[C]):
         self.d_in, self.d_out = d_in, d_in if d_out is None else d_out
         self.transcodes = d_out is not None
         self.metadata: dict[str, Any] = {}
+        self.training_log: "Training | None" = None
         n, wide_in, wide_out = config.n_latents, math.prod(self.in_shape), math.prod(self.out_shape)
         decoder = _unit_rows(n, wide_out, generator)
         encoder = _unit_rows(n, wide_in, generator) if self.transcodes else decoder.clone()
         self.encoder, self.decoder = nn.Parameter(encoder), nn.Parameter(decoder)
         self.b_enc = nn.Parameter(torch.zeros(n, dtype=torch.float32))
         self.b_dec = nn.Parameter(torch.zeros(self.out_shape, dtype=torch.float32))
+
+    @staticmethod
+    def from_config(
+        config: SAEConfig,
+        d_in: int,
+        d_out: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> "SAE[Any]":
+        """A new SAE of the class that the config belongs to.
+
+        Raises
+        ------
+        ParameterError
+            The config is of no architecture, or as for the class itself.
+        """
+        if config.architecture not in ARCHITECTURES:
+            raise ParameterError(
+                f"SAE.from_config takes a config of {', '.join(ARCHITECTURES)}; got a "
+                f"{type(config).__name__}."
+            )
+        return ARCHITECTURES[config.architecture][1](config, d_in, d_out, generator=generator)
 
     @property
     def architecture(self) -> str:

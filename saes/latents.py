@@ -153,8 +153,8 @@ def features(
         reasons["words"] = "the store was given without its texts and model; places stand for words"
     aligned = _aligned(sae, chosen, directions, seed)
     return Features(
-        name=name or f"{source.data.name if source.data is not None else 'store'}"
-        f".{source.hookpoint}",
+        name=name
+        or f"{source.data.name if source.data is not None else 'store'}.{source.hookpoint}",
         n=int(source.lengths.sum()),
         provenance=_provenance(sae, source, seed),
         reasons=reasons,
@@ -204,9 +204,7 @@ def _chosen(sae: SAE, latents: Sequence[int] | None) -> NDArray[np.int64]:
 def _cuts(quantiles: Sequence[float]) -> tuple[float, ...]:
     cuts = (0.0, *map(float, quantiles), 1.0)
     if not all(a < b for a, b in zip(cuts, cuts[1:], strict=False)):
-        raise ParameterError(
-            f"quantiles must rise and lie between 0 and 1; got {list(quantiles)}."
-        )
+        raise ParameterError(f"quantiles must rise and lie between 0 and 1; got {list(quantiles)}.")
     return cuts
 
 
@@ -362,9 +360,7 @@ def _directions(probes: Probes, hookpoint: str, sae: SAE) -> dict[str, Tensor]:
     return units
 
 
-def _aligned(
-    sae: SAE, chosen: NDArray, directions: dict[str, Tensor], seed: int
-) -> dict[str, Any]:
+def _aligned(sae: SAE, chosen: NDArray, directions: dict[str, Tensor], seed: int) -> dict[str, Any]:
     """Cosines of decoder rows with the probes, and the level that random directions reach."""
     if not directions:
         return {"probes": (), "alignment": None, "random_alignment": None}

@@ -107,7 +107,5 @@ class Sample(Kept):
         """Take in a chunk; ``table`` [n_latents] gives each latent's row, -1 for none."""
         slots = np.flatnonzero(table[chunk.latent] >= 0)
         row = chunk.row[slots]
-        number = uniform(
-            self._seed, chunk.latent[slots], chunk.document[row], chunk.position[row]
-        )
+        number = uniform(self._seed, chunk.latent[slots], chunk.document[row], chunk.position[row])
         self.keep(chunk, table[chunk.latent[slots]], slots, number)

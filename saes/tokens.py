@@ -146,14 +146,16 @@ class Tokens:
     ) -> None:
         """Give every token's codes to ``take``, each document whole, in no certain order."""
         if self.store is None:
-
-            def batch(rows: Sequence[int], held: dict[str, Tensor]) -> None:
-                length = self.lengths[list(rows)]
+            done = 0
+            for rows in (b for shard in self.work.shards for b in self.work.batches(*shard)):
+                length = self.lengths[rows]
                 document = np.repeat(np.asarray(rows, np.int64), length)
                 position = np.concatenate([np.arange(t) for t in length])
-                take(encoded(sae, held[self.hookpoint], document, position))
-
-            self.work.stream(batch, progress)
+                x = self.work.pooled(rows)[self.hookpoint]
+                take(encoded(sae, x, document, position))
+                done += len(rows)
+                if progress is not None:
+                    progress(done, len(self.lengths), "documents")
             return
         x = self.store[self.hookpoint]
         for start, stop in self._spans():
@@ -171,9 +173,7 @@ class Tokens:
                 start = edge
 
 
-def encoded(
-    sae: SAE, x: Tensor, document: NDArray[np.int64], position: NDArray[np.int64]
-) -> Chunk:
+def encoded(sae: SAE, x: Tensor, document: NDArray[np.int64], position: NDArray[np.int64]) -> Chunk:
     """The active slots of rows [m, d_in]."""
     rows = x.flatten(1)
     step = max(1, DENSE // sae.n_latents)

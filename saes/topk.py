@@ -49,6 +49,10 @@ class TopKConfig(_KConfig):
 
     multi_k: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._flag("multi_k")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchTopKConfig(_KConfig):

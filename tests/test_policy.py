@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("interp", "probes", "saes", "dashboards")  # each may import the ones before it
 FILES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 NAMES = [p.relative_to(ROOT).as_posix() for p in FILES]
-UPWARD = re.compile(r"interp/(cli/\w+|results)\.py")
+UPWARD = re.compile(r"interp/(cli/[\w/]+|results)\.py")
 
 
 def packages():

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import capture, demo, doctor, hookpoints, probe, report
+from interp.cli import capture, demo, doctor, hookpoints, probe, report, sae
 from interp.cli.shell import State, command
 
 __all__ = ["app", "main"]
@@ -34,6 +34,7 @@ COMMANDS = {
 }
 for _name, _run in COMMANDS.items():
     command(app, _name, _run)
+app.add_typer(sae.app, name="sae")
 
 
 def _version(value: bool) -> None:

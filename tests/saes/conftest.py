@@ -11,6 +11,12 @@ from saes import ARCHITECTURES, SAE
 SMALL: dict[str, dict[str, Any]] = {
     "topk": {"k": 3},
     "batch_topk": {"k": 3},
+    "matryoshka": {"k": 3, "prefixes": (4, 9, 24)},
+    "transcoder": {"k": 3, "skip": False},
+    "relu": {},
+    "gated": {},
+    "jumprelu": {"first_threshold": 0.2, "bandwidth": 0.5},
+    "crosscoder": {"n_layers": 3},
 }
 """Fields of a small config of each architecture, beside n_latents."""
 

@@ -1,0 +1,342 @@
+"""``interp sae train``: learn sparse autoencoders from a store, or straight from a model."""
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli import options as o
+from interp.cli.capture import size
+from interp.cli.shell import bar, emit, note, table
+from interp.errors import ParameterError
+
+if TYPE_CHECKING:
+    from saes import SAEConfig
+    from saes.rows import Rows
+
+SWEPT = ("k", "l1", "l0")
+"""Fields of configs that have an option of their own, each a comma list."""
+TIMED = 4
+"""Steps that a dry run takes."""
+
+
+def run(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="As for capture; else give --store.")
+    ] = None,
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for capture.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Learn from this store, in place of MODEL and DATA.")
+    ] = None,
+    hookpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hookpoint",
+            "-p",
+            help="What is read; several give SAEs each, or a crosscoder's layers.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Hook point that a transcoder predicts.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sae"),
+    architecture: Annotated[
+        str,
+        typer.Option(
+            help="topk, batch_topk, relu, gated, jumprelu, matryoshka, transcoder or crosscoder."
+        ),
+    ] = "topk",
+    n_latents: Annotated[
+        str | None, typer.Option(help="Latents, or a comma list; else 8 times the width.")
+    ] = None,
+    k: Annotated[
+        str | None, typer.Option(help="Active latents a row, or a comma list; else 32.")
+    ] = None,
+    l1: Annotated[str | None, typer.Option(help="Weight of L1, or a comma list.")] = None,
+    l0: Annotated[str | None, typer.Option(help="Weight of L0, or a comma list.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another field of the config, as NAME=VALUE; repeatable."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Batches; else an epoch, and at least 1,000.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows of a step.")] = 4096,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate; else by the number of latents.")
+    ] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps over which lr rises.")] = None,
+    decay: Annotated[
+        str, typer.Option(help="How lr falls at the end: linear, cosine or constant.")
+    ] = "linear",
+    decay_steps: Annotated[int | None, typer.Option(help="Steps over which lr falls.")] = None,
+    penalty_warmup: Annotated[
+        int | None, typer.Option(help="Steps over which the sparsity penalty rises.")
+    ] = None,
+    k_start: Annotated[int | None, typer.Option(help="k of the first step; it falls to k.")] = None,
+    k_steps: Annotated[int | None, typer.Option(help="Steps over which k falls.")] = None,
+    dead_after: Annotated[
+        int | None, typer.Option(help="Rows without firing that make a latent dead.")
+    ] = None,
+    resample_every: Annotated[
+        int | None, typer.Option(help="Resample dead latents each so many steps.")
+    ] = None,
+    normalize: Annotated[
+        bool,
+        typer.Option("--normalize/--no-normalize", help="Scale activations while training."),
+    ] = True,
+    b_dec: Annotated[
+        str, typer.Option(help="First decoder bias: mean, geometric_median or zero.")
+    ] = "mean",
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
+    ema: Annotated[
+        float | None, typer.Option(help="Hand over a running mean of weights; its decay.")
+    ] = None,
+    autocast: Annotated[
+        str | None, typer.Option(help="bfloat16: dense products so, on a CUDA device.")
+    ] = None,
+    compile: Annotated[  # noqa: A002  torch's own word for it
+        bool, typer.Option("--compile/--no-compile", help="Run the loss under torch.compile.")
+    ] = False,
+    pool: Annotated[str, typer.Option(help="Rows of MODEL and DATA: all, or as for capture.")] = (
+        "all"
+    ),
+    buffer_rows: Annotated[
+        int, typer.Option(help="Rows that MODEL captures and shuffles together.")
+    ] = 2**16,
+    forward_batch_size: Annotated[
+        int | None, typer.Option(help="Rows of a forward of MODEL; else 4,096 tokens.")
+    ] = None,
+    text_column: o.TextColumn = None,
+    log_every: Annotated[int | None, typer.Option(help="Steps between entries of the log.")] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints; else a tenth of them.")
+    ] = None,
+    seed: o.Seed = 0,
+    dtype: o.Dtype = None,
+    max_length: o.MaxLength = None,
+    device: o.Device = "auto",
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    resume: o.Resume = False,
+    force: o.Force = False,
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """Learn sparse autoencoders in one pass over activations, and write a report.
+
+    Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches.
+    """
+    points = o.split_commas(hookpoint)
+    if (store is None) == (model is None or data is None) or not points:
+        raise ParameterError(
+            "interp sae train takes MODEL and DATA, or --store STORE, and --hookpoint such as "
+            "resid_post.3."
+        )
+    from interp.runs import Run, find_run
+
+    _architectures(architecture, points, target)
+    if not dry_run:
+        find_run(out, resume=resume, force=force)  # refuse before anything is read
+    if store is not None:
+        rows, about = _from_store(store, points, target, architecture)
+    else:
+        import interp
+        from saes import ModelRows
+
+        rows = ModelRows(
+            interp.load(str(model), device, dtype, revision, trust_remote_code=trust_remote_code),
+            data,
+            points,
+            target=target,
+            stack=architecture == "crosscoder",
+            pool=pool,
+            buffer_rows=buffer_rows,
+            batch_size=forward_batch_size,
+            max_length=max_length,
+            columns={"text_column": text_column},
+        )
+        source = rows.work.data
+        for line in source.notes:
+            note(f"{source.name}: {line}")
+        about = {
+            "model": rows.work.model.identity(),
+            "data": {"name": source.name, "hash": source.hash, "n": len(source)},
+            "pool": pool,
+        }
+    width = rows.read([0])[0].x.shape
+    fields = {"n_latents": n_latents or str(8 * width[-1]), "k": k, "l1": l1, "l0": l0}
+    configs = _configs(architecture, fields, settings, len(points))
+    batch = min(batch_size, rows.n)
+    options: dict[str, Any] = {
+        "steps": steps if steps is not None else max(1000, rows.n // batch),
+        "batch_size": batch,
+        "lr": lr,
+        "seed": seed,
+        "warmup": warmup,
+        "decay": decay,
+        "decay_steps": decay_steps,
+        "penalty_warmup": penalty_warmup,
+        "k_start": k_start,
+        "k_steps": k_steps,
+        "dead_after": dead_after,
+        "resample_every": resample_every,
+        "normalize": normalize,
+        "b_dec": b_dec,
+        "clip": clip,
+        "ema": ema,
+        "autocast": autocast,
+        "compile": compile,
+        "log_every": log_every,
+    }
+    if dry_run:
+        _show_plan(rows, configs, options, device, as_json)
+        return
+    import saes
+
+    identity = {
+        "acts": rows.identity(),
+        "configs": [[c.architecture, c.to_dict()] for c in configs],
+        **options,
+    }
+    started = Run(out, "sae train", identity, resume=resume, force=force)
+    with bar("training") as progress:
+        learnt = saes.train(
+            rows,
+            configs,
+            out=out,
+            device=device,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            force=force,
+            name=about["data"]["name"],
+            provenance=about,
+            progress=progress,
+            **options,
+        )
+    for sae in learnt:
+        started.add(sae.training_log)  # pyright: ignore[reportArgumentType]  train sets it
+    _finish(started, as_json)
+
+
+def _finish(started: Any, as_json: bool) -> None:
+    """Metrics, report, and the headline numbers."""
+    import dashboards
+    from interp.runs import metrics
+
+    started.finish()
+    report = dashboards.Report(started.results, title="Training of sparse autoencoders")
+    path = report.write(started.path / "report.html")
+    if as_json:
+        emit(metrics(started.results))
+        return
+    found = [r.metrics() | {"name": r.name} for r in started.results]
+    columns = ["name", "n", "fvu", "l0", "dead"]
+    table("", columns, [[f[c] for c in columns] for f in found])
+    typer.echo(f"\nSAEs: {started.path / 'sae'}\nreport: {path}")
+
+
+def _architectures(architecture: str, points: list[str], target: str | None) -> None:
+    """Refuse what cannot be learnt, before anything is read."""
+    from saes import ARCHITECTURES
+
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ParameterError(f"--architecture must be one of {known}; got {architecture!r}.")
+    if architecture == "transcoder" and target is None:
+        raise ParameterError("--target is needed: the hook point that a transcoder predicts.")
+    if target is not None and (len(points) > 1 or architecture == "crosscoder"):
+        raise ParameterError("--target takes one --hookpoint, and no crosscoder.")
+
+
+def _from_store(
+    path: Path, points: list[str], target: str | None, architecture: str
+) -> "tuple[Rows, dict[str, Any]]":
+    """The rows of a store's hook points, and where they come from."""
+    from interp.store import ActivationStore
+    from saes import MatrixRows
+
+    held = ActivationStore.open(path)
+    sites: dict[str, Any] = {p: held[p] for p in points}
+    if architecture == "crosscoder":
+        sites = {"+".join(points): [held[p] for p in points]}
+    elif target is not None:
+        sites = {f"{points[0]}-to-{target}": (held[points[0]], held[target])}
+    about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
+    return MatrixRows(sites), about
+
+
+def _configs(
+    architecture: str,
+    fields: dict[str, str | None],
+    settings: list[str] | None,
+    layers: int,
+) -> "list[SAEConfig]":
+    """A config for each combination of the comma lists."""
+    from saes import ARCHITECTURES
+
+    kind = ARCHITECTURES[architecture][0]
+    known = kind.__dataclass_fields__
+    if fields["k"] is None and "k" in known:
+        fields = {**fields, "k": "32"}
+    fixed: dict[str, Any] = {"n_layers": layers} if architecture == "crosscoder" else {}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ParameterError(f"--set takes NAME=VALUE; got {setting!r}.")
+        fixed[name.replace("-", "_")] = _value(value)
+    lists = {n: [_value(v) for v in text.split(",")] for n, text in fields.items() if text}
+    combined = itertools.product(*lists.values())
+    return [kind.from_dict({**fixed, **dict(zip(lists, one, strict=True))}) for one in combined]
+
+
+def _value(text: str) -> Any:
+    """A JSON value, or the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _show_plan(
+    rows: "Rows", configs: "list[SAEConfig]", options: dict[str, Any], device: str, as_json: bool
+) -> None:
+    """Time a few steps and print what the training would cost."""
+    import saes
+
+    stamps: list[float] = []
+    learnt = saes.train(
+        rows,
+        configs,
+        device=device,
+        progress=lambda done, total, what: stamps.append(time.perf_counter()),
+        **{**options, "steps": TIMED, "log_every": TIMED, "warmup": 0, "decay_steps": 0,
+           "penalty_warmup": 0, "k_start": None, "resample_every": None},
+    )  # fmt: skip
+    steps, batch = options["steps"], options["batch_size"]
+    seconds = (stamps[-1] - stamps[0]) / (TIMED - 1) * steps
+    if isinstance(rows, saes.ModelRows):
+        seconds += rows.work.plan().seconds * steps * batch / rows.n
+    weights = 4 * sum(p.numel() for sae in learnt for p in sae.parameters())
+    plan = {
+        "rows": rows.n,
+        "steps": steps,
+        "batch_size": batch,
+        "epochs": steps * batch / rows.n,
+        "saes": len(learnt),
+        "bytes": weights,
+        "checkpoint_bytes": 3 * weights,
+        "seconds": seconds,
+    }
+    if as_json:
+        emit(plan)
+        return
+    typer.echo(
+        f"{rows.n} rows, {steps} steps of {batch} ({plan['epochs']:.1f} epochs) for {len(learnt)} "
+        f"SAEs: {size(weights)} of weights and a checkpoint of {size(3 * weights)}, about "
+        f"{seconds:.0f} s"
+    )

@@ -1,0 +1,77 @@
+"""A training on disk: one safetensors file that holds every tensor, and the rest as JSON in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from interp.errors import StoreError
+from interp.runs import write_bytes
+
+__all__ = ["CHECKPOINT", "check_settings", "read_state", "write_state"]
+
+FORMAT = 1
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def write_state(folder: Path, document: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write the checkpoint of a folder, whole or not at all: one file, so that nothing can mix.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written.
+    """
+    text = json.dumps({"format": FORMAT, **document})
+    write_bytes(folder / CHECKPOINT, save(tensors, {"interp": text}))
+
+
+def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """What `write_state` wrote; None where there is none.
+
+    Raises
+    ------
+    StoreError
+        The file is damaged, or of another format.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            document = json.loads((file.metadata() or {})["interp"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        version = document.pop("format")
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise StoreError(
+            f"{path} is no whole checkpoint of a training ({error}); train again with force "
+            "(--force)."
+        ) from error
+    if version != FORMAT:
+        raise StoreError(f"{path} has format {version!r}; this interp reads {FORMAT}.")
+    return document, tensors
+
+
+def check_settings(folder: Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with a training under other settings.
+
+    Raises
+    ------
+    StoreError
+        A setting differs; it is named, with both values.
+    """
+    for name in sorted(earlier.keys() | now.keys()):
+        was, is_now = earlier.get(name), now.get(name)
+        if was != is_now:
+            raise StoreError(
+                f"{folder} holds a training with another {name} ({_short(was)}; now "
+                f"{_short(is_now)}); resume with the same, or replace it with force (--force)."
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

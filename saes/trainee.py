@@ -1,0 +1,222 @@
+"""One SAE in training: a step, its optimiser, dead latents, the log, and all of it as tensors."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from interp.errors import ParameterError, ShapeError
+from saes.base import SAE, Loss, SAEConfig, squared_error
+from saes.initialise import centre, fold_scale, unit_scale
+from saes.resample import resample
+from saes.rows import Pair, seeded
+from saes.schedules import Schedule
+
+__all__ = ["Options", "Trainee", "default_lr"]
+
+REFRESH = 10
+"""Steps between two looks at which latents are dead: each look waits for the device."""
+BETAS, EPS = (0.9, 0.999), 6.25e-10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How every SAE of a training is trained; `saes.train` says what each means."""
+
+    schedule: Schedule
+    lr: float | None
+    seed: int
+    dead_after: int
+    normalize: bool
+    b_dec: str
+    clip: float | None
+    ema: float | None
+    resample_every: int | None
+    autocast: str | None
+
+
+class Trainee:
+    """An SAE and what its training remembers.
+
+    Parameters
+    ----------
+    name : of the SAE among those of the training.
+    config : of its architecture.
+    site : which site of the rows it reads.
+    sample : rows that say the widths, the scale and the first decoder bias.
+    options : of the training.
+    device : where it is trained.
+    compiled : whether its loss runs under ``torch.compile``.
+
+    Raises
+    ------
+    ShapeError
+        The activations do not have the shape that the architecture reads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: SAEConfig,
+        site: int,
+        sample: Pair,
+        options: Options,
+        device: torch.device,
+        compiled: bool,
+    ) -> None:
+        self.name, self.site, self.options = name, site, options
+        self.sae = _fresh(config, sample, options.seed)
+        x, y = sample
+        target = x if y is None else y
+        one = torch.ones(1)
+        self.scale_in = unit_scale(x) if options.normalize else one
+        scale_out = self.scale_in if y is None else unit_scale(y) if options.normalize else one
+        with torch.no_grad():
+            first = centre(target, options.b_dec) * scale_out
+            self.sae.b_dec.copy_(first.view_as(self.sae.b_dec))
+        self.scaled = options.normalize
+        self.sae.train().to(device)
+        self.scale_in, self.scale_out = self.scale_in.to(device), scale_out.to(device)
+        self.lr = default_lr(config.n_latents) if options.lr is None else options.lr
+        self.parameters = dict(self.sae.named_parameters())
+        self.optimizer = torch.optim.Adam(
+            list(self.parameters.values()), self.lr, BETAS, EPS, fused=True
+        )
+        n = config.n_latents
+        self.silent = torch.zeros(n, dtype=torch.int64, device=device)
+        self.dead = torch.empty(0, dtype=torch.int64, device=device)
+        self.average = {}
+        if options.ema is not None:
+            self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
+        self.log: list[dict[str, float]] = []
+        self.compile_seconds: float | None = None
+        self._loss: Callable[..., Loss] = self.sae.loss
+        if compiled:
+            self._loss = torch.compile(self.sae.loss)
+
+    def step(self, pair: Pair, step: int, *, log: bool) -> None:
+        """Learn from a batch."""
+        options, schedule = self.options, self.options.schedule
+        x = pair.x * self.scale_in
+        y = None if pair.y is None else pair.y * self.scale_out
+        began = time.perf_counter()
+        with torch.autocast("cuda", torch.bfloat16, enabled=options.autocast == "bfloat16"):
+            loss = self._loss(
+                x,
+                y,
+                dead=self.dead,
+                k=schedule.k(step, getattr(self.sae.config, "k", 0)),
+                penalty_scale=schedule.penalty_scale(step),
+            )
+        self.optimizer.zero_grad()
+        loss.total.backward()
+        if self._loss is not self.sae.loss and self.compile_seconds is None:
+            self.compile_seconds = time.perf_counter() - began
+        if self.sae.unit_norm:
+            self.sae.project_decoder_gradient()
+        if options.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), options.clip, foreach=True)
+        lr = self.lr * schedule.lr_scale(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        if self.sae.unit_norm:
+            self.sae.normalize_decoder()
+        self.silent = torch.where(loss.active > 0, 0, self.silent + len(x))
+        done = step + 1
+        if options.resample_every and done % options.resample_every == 0 and done < schedule.steps:
+            self._resample(x, y, done)
+        if self.average:
+            assert options.ema is not None  # noqa: S101  the average is kept where it is given
+            for name, parameter in self.parameters.items():
+                self.average[name].lerp_(parameter.detach(), 1 - options.ema)
+        if done % REFRESH == 0:
+            self.dead = (self.silent >= options.dead_after).nonzero().flatten()
+        if log:
+            self._note(loss, x if y is None else y, done, lr)
+
+    def finish(self) -> SAE:
+        """The SAE as it is handed over: averaged weights if kept, for raw activations, in eval."""
+        with torch.no_grad():
+            for name, mean in self.average.items():
+                self.parameters[name].copy_(mean)
+        if self.average and self.sae.unit_norm:
+            self.sae.normalize_decoder()
+        fold_scale(self.sae, self.scale_in, self.scale_out)
+        self.optimizer.zero_grad()
+        return self.sae.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on."""
+        state = {f"sae.{k}": v for k, v in self.sae.state_dict().items()}
+        for name, parameter in self.parameters.items():
+            held = self.optimizer.state.get(parameter, {})
+            state |= {f"adam.{name}.{k}": v for k, v in held.items()}
+        state |= {f"average.{k}": v for k, v in self.average.items()}
+        state |= {"silent": self.silent, "dead": self.dead}
+        return {k: v.detach().cpu().contiguous() for k, v in state.items()}
+
+    def restore(self, state: dict[str, Tensor], log: list[dict[str, float]]) -> None:
+        """Go back to what `state` gave; the scale follows from the sample and is not in it."""
+        device = self.silent.device
+        own = {k.removeprefix("sae."): v for k, v in state.items() if k.startswith("sae.")}
+        self.sae.load_state_dict(own)
+        for name, parameter in self.parameters.items():
+            self.optimizer.state[parameter] = {
+                k: state[f"adam.{name}.{k}"].to(device) for k in ("step", "exp_avg", "exp_avg_sq")
+            }
+        self.average = {k: state[f"average.{k}"].to(device) for k in self.average}
+        self.silent, self.dead = state["silent"].to(device), state["dead"].to(device)
+        self.log = [dict(entry) for entry in log]
+
+    def _resample(self, x: Tensor, y: Tensor | None, done: int) -> None:
+        every = self.options.resample_every or 0
+        silent = (self.silent >= min(self.options.dead_after, every * len(x) // 2)).nonzero()
+        latents = silent.flatten()
+        if len(latents):
+            resample(
+                self.sae, latents, x, y, self.optimizer, seeded(self.options.seed, "resample", done)
+            )
+            self.silent[latents] = 0
+
+    def _note(self, loss: Loss, target: Tensor, done: int, lr: float) -> None:
+        """Log a step: the one place where the host waits for the device."""
+        rows = target.reshape(len(target), -1).float()
+        spread = squared_error(rows, rows.mean(0))
+        fvu = squared_error(loss.output.view_as(rows), rows) / spread
+        numbers = [loss.total, *loss.parts.values(), fvu, loss.active.sum() / len(rows)]
+        numbers.append((self.silent >= self.options.dead_after).float().mean())
+        values = torch.stack([v.detach().double() for v in numbers]).tolist()
+        if not math.isfinite(values[0]):
+            raise ParameterError(
+                f"train: the loss of {self.name} is {values[0]} at step {done}; take a smaller lr "
+                f"than {self.lr:g}, or a longer warmup."
+            )
+        names = ["total", *loss.parts, "fvu", "l0", "dead"]
+        self.log.append({"step": done, **dict(zip(names, values, strict=True)), "lr": lr})
+
+
+def default_lr(n_latents: int) -> float:
+    """The learning rate for a width."""
+    return 2e-4 * math.sqrt(2**14 / n_latents)
+
+
+def _fresh(config: SAEConfig, sample: Pair, seed: int) -> SAE:
+    """A new SAE of the widths of the sample."""
+    x, y = sample
+    d_out = None if y is None else y.shape[-1]
+    sae = SAE.from_config(config, x.shape[-1], d_out, generator=seeded(seed, "weights"))
+    who = type(sae).__name__
+    if sae.transcodes and y is None:
+        raise ShapeError(f"{who} predicts other activations; give train a tuple (X, Y).")
+    for shape, t, which in ((sae.in_shape, x, "x"), (sae.out_shape, x if y is None else y, "y")):
+        if tuple(t.shape[1:]) != shape:
+            wanted = ", ".join(map(str, shape))
+            raise ShapeError(
+                f"{who} takes {which} as [n, {wanted}]; got [n, "
+                f"{', '.join(map(str, t.shape[1:]))}]."
+            )
+    return sae
