@@ -7,6 +7,7 @@ from dashboards import tables
 from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
+from dashboards.features import densities
 from dashboards.heat import heatmap
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from dashboards.training import training_curves
@@ -15,6 +16,7 @@ from interp.results import Result
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from saes.records import Features
 from saes.training import Training
 
 __all__ = ["COLOURS", "CONFIG", "FIGURES", "PARTNERS", "SCALE", "Plot", "figure"]
@@ -63,5 +65,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     Steering: steering_curve,
     LogitLens: lens_bars,
     Training: training_curves,
+    Features: densities,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

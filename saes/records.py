@@ -48,7 +48,7 @@ class Partner(NamedTuple):
     """A latent that fires at the same tokens: how many, how many by chance, and the log2 ratio."""
 
     latent: int
-    count: int
+    tokens: int
     expected: float
     pmi: float
 
@@ -239,7 +239,7 @@ class Features(Result):
         single = ("n", "hookpoint", "architecture", "n_latents", "documents", "paired_tokens",
                   "random_alignment", "seed", "reasons")  # fmt: skip
         table: dict[str, Any] = {name: getattr(self, name) for name in single}
-        names = {str(self.latents[i]): self._name(i) for i in np.flatnonzero(self.named)}
+        names = {str(self.latents[i]): self._name(int(i)) for i in np.flatnonzero(self.named)}
         return table | {
             "latents": len(self),
             "dead": len(self.dead),

@@ -189,7 +189,7 @@ class Together:
             pairs = csr_array(by_latent[block] @ codes)
             for i, latent in enumerate(block, start):
                 part = slice(pairs.indptr[i - start], pairs.indptr[i - start + 1])
-                others, times = pairs.indices[part], pairs.data[part]
+                others, times = np.asarray(pairs.indices[part]), np.asarray(pairs.data[part])
                 others, times = others[others != latent], times[others != latent]
                 best = np.lexsort((others, -times))[:most]
                 out[i, : len(best)], count[i, : len(best)] = others[best], times[best]

@@ -90,7 +90,9 @@ class Tokens:
         if self.store is None:
             if model is not None:
                 raise ParameterError("model= is for a store; the model to run comes second.")
-            self.work = Capture(source, data, hookpoint, "all", batch_size, None, max_length)
+            self.work = Capture(
+                cast(Any, source), data, hookpoint, "all", batch_size, None, max_length
+            )
             if self.work.data.kind != "text" or len(self.work.points) > 1:
                 raise DataError(
                     "features reads texts at one hook point; capture anything else with "

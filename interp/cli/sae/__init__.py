@@ -2,7 +2,7 @@
 
 import typer
 
-from interp.cli.sae import train
+from interp.cli.sae import features, steer, train
 from interp.cli.shell import command
 
 __all__ = ["app"]
@@ -14,6 +14,8 @@ app = typer.Typer(
 )
 COMMANDS = {
     "train": train.run,
+    "features": features.run,
+    "steer": steer.run,
 }
 for _name, _run in COMMANDS.items():
     command(app, _name, _run)
