@@ -1,6 +1,6 @@
 """The latents of an SAE, one below the other: what each fires for and what it does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def densities(result: Features) -> Plot:
     fig = Plot()
     alive = np.log10(result.density[result.fires > 0])
     low = np.floor(alive.min() * 4) / 4 if len(alive) else -1.0
-    edges = np.arange(low, 0.25, 0.25)
+    edges = np.arange(low, 0.5, 0.25)
     count, _ = np.histogram(alive, edges)
     fig.add_bar(
         x=f32(edges[:-1] + 0.125),
@@ -41,7 +41,7 @@ def densities(result: Features) -> Plot:
         hovertemplate="10^%{x:.2f}: %{y} latents<extra></extra>",
     )
     house(fig, label(f"{tables.concept(result)}, densities"), alt=_alt(result))
-    whole = np.arange(np.floor(low), 1)
+    whole = np.arange(np.floor(low), 0.5)
     fig.update_xaxes(
         title_text="share of tokens at which a latent fires",
         tickmode="array",
@@ -135,7 +135,7 @@ def _card(
     """A feature, folded to its number, its name, its density and its strongest tokens."""
     parts: list[html.Part] = [_numbers(feature, result)]
     if feature.predicts is not None:
-        parts.append(_label(feature))
+        parts.append(_label(feature, result.about))
     parts.append(_examples(_distinct(feature.top)[:TOP], feature.strongest))
     parts.append(_bands(feature))
     for side, words in (("Raises", feature.raised), ("Lowers", feature.lowered)):
@@ -184,14 +184,16 @@ def _numbers(feature: Feature, result: Features) -> html.Part:
     return html.Paragraph((bars, text))
 
 
-def _label(feature: Feature) -> html.Part:
+def _label(feature: Feature, about: Mapping[str, str]) -> html.Part:
     best = feature.predicts
     assert best is not None  # noqa: S101  the caller has looked
+    asked = about.get(best.label.rpartition("=")[0], "")
     said = "Named for" if feature.name else "No name; best predicts"
     return html.Paragraph(
         (
             f"{said} ",
             html.Data(best.label, 80),
+            *((" (", html.Data(asked, 120), ")") if asked else ()),
             f": precision {_score(best.precision)} at a base rate of {_score(best.base_rate)}, "
             f"recall {_score(best.recall)}, F1 {_score(best.f1)} (chance "
             f"{_score(best.chance_f1)}).",

@@ -179,6 +179,7 @@ def features(
         **logits,
         **aligned,
         **_names(labels, chosen),
+        about={} if labels is None or source.data is None else dict(source.data.about),
         words=vocabulary.texts,
         dead={str(i): _why_dead(sae, int(i)) for i in chosen[fires == 0]},
         seed=seed,

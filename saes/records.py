@@ -134,6 +134,7 @@ class Features(Result):
     random_alignment : 95 % of random directions have no greater |cosine| with any of the latents
         than this; or None.
     labels : ``column=class`` of each class that tokens are labelled with.
+    about : column -> what its labels ask, where the data says so.
     predicts : [f] the label that firing predicts best, chosen on half of the documents (of the
         groups); -1 where there is none.
     precision, recall, f1, base_rate, chance_f1 : [f] of that label, on the other half.
@@ -172,6 +173,7 @@ class Features(Result):
     alignment: NDArray | None
     random_alignment: float | None
     labels: tuple[str, ...]
+    about: dict[str, str]
     predicts: NDArray
     precision: NDArray
     recall: NDArray

@@ -147,7 +147,12 @@ def test_results_survive_the_file(lm, sae, busy, texts, tmp_path):
 
 
 def test_bad_input_ends_in_a_sentence(lm, sae, texts):
-    for latents, said in (([48], "0 to 47"), ([-1], "0 to 47"), ([], "at least one"), ([1, 1], "each once")):
+    for latents, said in (
+        ([48], "0 to 47"),
+        ([-1], "0 to 47"),
+        ([], "at least one"),
+        ([1, 1], "each once"),
+    ):
         with pytest.raises(ParameterError, match=said):
             saes.ablation_effect(sae, lm, texts, POINT, latents)
     with pytest.raises(ParameterError, match="0 to 47"):
