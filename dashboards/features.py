@@ -87,7 +87,9 @@ def feature_list(result: Features, part_id: str, room: int) -> list[html.Part]:
         cards = tuple(
             _card(f, result, part_id, present, open_=i < OPEN) for i, f in enumerate(shown)
         )
-        parts.append(html.Filtered(f"{part_id}-list", "Search the latents", cards))
+        parts.append(
+            html.Filtered(f"{part_id}-list", 'Search the latents (words, or a "phrase")', cards)
+        )
     return parts
 
 

@@ -80,13 +80,14 @@
     }
   }
 
-  // A list keeps the parts that hold every word of its field.
+  // A list keeps the parts that hold every word, and every phrase in quotes, of its field.
   function filters(field) {
     const items = Array.from(document.getElementById(field.dataset.filter).children);
     const texts = items.map((item) => item.textContent.toLowerCase());
     const left = field.parentElement.querySelector("output");
     function apply() {
-      const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const typed = field.value.toLowerCase().match(/"[^"]+"|[^\s"]+/g) || [];
+      const words = typed.map((word) => word.replaceAll('"', ""));
       let shown = 0;
       items.forEach((item, i) => {
         item.hidden = !words.every((word) => texts[i].includes(word));

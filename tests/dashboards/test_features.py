@@ -1,35 +1,19 @@
 """The feature page: what it says, that it fits, and that no token becomes markup."""
 
+import re
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 
-import saes
 from dashboards import Report, figure, html
 from dashboards.features import feature_list
-from interp.store import ActivationStore
-
-
-def make_features(n=6, tokens=60, seed=0):
-    """Features of an SAE that reads coordinates; the last latent is dead."""
-    rng = np.random.default_rng(seed)
-    x = np.maximum(rng.normal(0, 1, (tokens, n)), -0.5).astype(np.float32)
-    x[:, -1] = -1
-    sae = saes.TopKSAE(saes.TopKConfig(n_latents=n, k=n), n)
-    with torch.no_grad():
-        sae.encoder.copy_(torch.eye(n))
-        sae.decoder.copy_(torch.eye(n))
-    rows = pd.DataFrame({"document": np.arange(tokens) // 10, "position": np.arange(tokens) % 10})
-    store = ActivationStore.from_tensors({"h": torch.tensor(x)}, rows)
-    return saes.features(sae, store, None, "h", probes={"first": np.eye(n)[0]})
 
 
 @pytest.fixture(scope="module")
-def found():
-    return make_features()
+def found(features):
+    return features()
 
 
 def page(result, room=10**6):
@@ -131,3 +115,26 @@ def test_the_report_places_it_with_its_figure(found):
     assert "no latent fires" in figure(silent).layout.meta["alt"]
     small = Report([found], budget=4_950_000).html()
     assert len(small.encode()) < 5_100_000
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, two):
+    high, low = sorted((luminance(one), luminance(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_reads_on_every_strength_of_background():
+    css = resources.files("dashboards").joinpath("assets/report.css").read_text("utf-8")
+    schemes = css.split("prefers-color-scheme: dark", 1)
+    for scheme in schemes:
+        ink, paper, heat = (
+            re.search(rf"--{name}: (#\w+)", scheme)[1] for name in ("ink", "paper", "heat")
+        )
+        # what lies between paper and heat has a luminance between theirs
+        assert contrast(ink, heat) >= 4.5 and contrast(ink, paper) >= 4.5
+    assert contrast("#e4e8ec", "#f5b04c") < 4.5  # the light heat would not do on dark
