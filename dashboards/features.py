@@ -99,7 +99,8 @@ def _summary(result: Features, alive: int, shown: int) -> html.Part:
     if result.labels:
         text += (
             f"{named:,} have a name: a label of the data of which a firing is a good sign, on "
-            "texts that did not choose it. "
+            f"texts that did not choose it. With the labels turned within each text, as a control, "
+            f"{result.named_control:,} would have one. "
         )
     else:
         text += "None has a name, for want of labels of single tokens. "

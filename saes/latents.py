@@ -32,7 +32,7 @@ RANDOM = 100
 """Random directions for the control of the probe alignment."""
 NAMED = 0.5
 """Least ``(precision - base rate) / (1 - base rate)`` of a label that becomes a name."""
-FEWEST = 10
+FEWEST = 30
 """Least labelled tokens, of either half, at which a latent that gets a name fires."""
 
 
@@ -69,7 +69,8 @@ def features(
     (`interp.Dataset.marks`, as `demo:python`). Half of the documents (of the groups) choose the
     label whose F1 exceeds most that of firing as often at any token; the other half scores it. It
     is a name where its precision there lies at least halfway from the base rate to 1, and both
-    halves have at least 10 labelled tokens at which the latent fires. A name says of what a firing
+    halves have at least 30 labelled tokens at which the latent fires. ``named_control`` counts the
+    names under labels that are turned within their texts. A name says of what a firing
     is a good sign; the recall beside it says how much of that the latent sees.
 
     Parameters
@@ -124,14 +125,16 @@ def features(
     uniformly = Sample(len(chosen), sample, context, seed)
     firings, together = Firings(sae.n_latents), Together(sae.n_latents, seed)
     labels = _labels(source, sae.n_latents, seed)
+    control = _labels(source, sae.n_latents, seed, turned=seed)
 
     def take(chunk: Chunk) -> None:
         firings.add(chunk)
         together.add(chunk)
         best.add(chunk, table)
         uniformly.add(chunk, table)
-        if labels is not None:
-            labels.add(chunk)
+        for counts in (labels, control):
+            if counts is not None:
+                counts.add(chunk)
 
     source.each(sae, take, progress)
     vocabulary = _Words(source)
@@ -179,6 +182,7 @@ def features(
         **logits,
         **aligned,
         **_names(labels, chosen),
+        named_control=int(_names(control, chosen)["named"].sum()),
         about={} if labels is None or source.data is None else dict(source.data.about),
         words=vocabulary.texts,
         dead={str(i): _why_dead(sae, int(i)) for i in chosen[fires == 0]},
@@ -209,11 +213,11 @@ def _cuts(quantiles: Sequence[float]) -> tuple[float, ...]:
     return cuts
 
 
-def _labels(source: Tokens, n_latents: int, seed: int) -> Labels | None:
+def _labels(source: Tokens, n_latents: int, seed: int, turned: int | None = None) -> Labels | None:
     if source.data is None or source.ids is None or not source.data.marks:
         return None
     half = (uniform(seed, source.groups) < 0.5).astype(np.int64)
-    return Labels(source.data, half, n_latents)
+    return Labels(source.data, half, n_latents, turned=turned)
 
 
 class _Words:
@@ -444,7 +448,8 @@ def _notes(
     if labels is not None:
         notes.append(
             "A label was chosen on half of the documents (groups) and scored on the other half. It "
-            "is a name where its precision lies at least halfway from the base rate to 1."
+            "is a name where its precision lies at least halfway from the base rate to 1. The "
+            "control turns the labels of each text among its labelled tokens."
         )
     if directions:
         notes.append(

@@ -139,6 +139,7 @@ class Features(Result):
         groups); -1 where there is none.
     precision, recall, f1, base_rate, chance_f1 : [f] of that label, on the other half.
     named : [f] whether the label is a name: see `saes.features`.
+    named_control : how many would have a name if labels were turned within their texts.
     dead : latent -> why it never fired.
     seed : of the samples, the halves and the random directions.
     notes : what was done, in sentences.
@@ -181,6 +182,7 @@ class Features(Result):
     base_rate: NDArray
     chance_f1: NDArray
     named: NDArray
+    named_control: int
     dead: dict[str, str]
     seed: int
     notes: tuple[str, ...] = field(default_factory=tuple)
@@ -239,7 +241,7 @@ class Features(Result):
     def metrics(self) -> dict[str, Any]:
         """Numbers and names for ``metrics.json``."""
         single = ("n", "hookpoint", "architecture", "n_latents", "documents", "paired_tokens",
-                  "random_alignment", "seed", "reasons")  # fmt: skip
+                  "random_alignment", "named_control", "seed", "reasons")  # fmt: skip
         table: dict[str, Any] = {name: getattr(self, name) for name in single}
         names = {str(self.latents[i]): self._name(int(i)) for i in np.flatnonzero(self.named)}
         return table | {

@@ -57,6 +57,9 @@ class Firings:
 class Labels:
     """How each latent's firing goes with the labels of tokens, in two halves of the data.
 
+    With ``turned``, a seed, the labels of each text are turned among its labelled tokens, by a
+    random step: a control, which keeps how many there are in a text and that like stands by like.
+
     Attributes
     ----------
     names : ``column=class`` of each class.
@@ -65,7 +68,14 @@ class Labels:
     tokens : [2, classes] tokens of the class.
     """
 
-    def __init__(self, data: Dataset, half: NDArray[np.int64], n_latents: int) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        half: NDArray[np.int64],
+        n_latents: int,
+        *,
+        turned: int | None = None,
+    ) -> None:
         self._half = half  # [documents] 0 or 1
         self._codes: list[list[NDArray[np.int64] | None]] = []
         self.names, column = [], []
@@ -75,7 +85,11 @@ class Labels:
             code = {v: len(self.names) + i for i, v in enumerate(found)} | {None: -1}
             self.names += [f"{name}={v}" for v in found]
             column += [c] * len(found)
-            self._codes.append([_coded(cell, code) for cell in cells])
+            codes = [_coded(cell, code) for cell in cells]
+            if turned is not None:
+                steps = uniform(turned, np.arange(len(codes)), np.array(c))
+                codes = [_turned(k, step) for k, step in zip(codes, steps, strict=True)]
+            self._codes.append(codes)
         self.column = np.array(column, dtype=np.int64)
         self.hits = np.zeros((2, n_latents, len(self.names)), np.int64)
         self.tokens = np.zeros((2, len(self.names)), np.int64)
@@ -120,6 +134,16 @@ class Labels:
 
 def _coded(cell: Sequence[Any] | None, code: dict[Any, int]) -> NDArray[np.int64] | None:
     return None if cell is None else np.array([code[v] for v in cell], dtype=np.int64)
+
+
+def _turned(codes: NDArray[np.int64] | None, share: float) -> NDArray[np.int64] | None:
+    """The known codes moved on by a share of their number, round to the first."""
+    if codes is None:
+        return None
+    known = np.flatnonzero(codes >= 0)
+    out = codes.copy()
+    out[known] = np.roll(codes[known], int(share * len(known)))
+    return out
 
 
 def _table(keys: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -191,7 +215,7 @@ class Together:
                 part = slice(pairs.indptr[i - start], pairs.indptr[i - start + 1])
                 others, times = np.asarray(pairs.indices[part]), np.asarray(pairs.data[part])
                 others, times = others[others != latent], times[others != latent]
-                best = np.lexsort((others, -times))[:most]
+                best = np.lexsort((others, np.negative(times)))[:most]
                 out[i, : len(best)], count[i, : len(best)] = others[best], times[best]
         expected = np.where(out >= 0, fires[latents, None] * fires[out] / n, np.nan)
         return {"index": out, "count": count, "expected": expected}

@@ -289,6 +289,7 @@ def test_a_name_is_a_label_that_holds_on_other_documents(lm):
     best = found[0].predicts
     assert best[:5] == ("place=odd", 1, 1, 1, 0.5) and best.chance_f1 == 0.5
     assert found[1].predicts is None  # firing always says nothing
+    assert found.named_control == 0  # half the texts have their labels turned by one
     assert found.metrics()["names"] == {"0": "place=odd"}
     # labels that say nothing on the text give no name
     mixed = np.random.default_rng(1).permutation(x)
