@@ -126,9 +126,10 @@ def run(
         return
     frame = found.to_frame().sort_values("fires", ascending=False, kind="stable")
     named = frame[frame["name"].notna()]
-    records = (named if len(named) else frame).head(SHOWN).to_dict("records")
+    rows = (named if len(named) else frame).head(SHOWN)
     columns = [c for c in ("latent", "name", "density", "precision", "raised") if c in frame]
-    table("", columns, [[record[c] for c in columns] for record in records])
+    cells = zip(*(rows[c].tolist() for c in columns), strict=True)
+    table("", columns, [list(row) for row in cells])
     typer.echo(f"{len(frame)} latents, {len(found.dead)} never fired, {len(named)} have a name")
     typer.echo(f"report: {page}")
 
