@@ -17,7 +17,7 @@ from dashboards.compare import (
     series,
 )
 from dashboards.depth import POINTS, curve_of, interval_of
-from dashboards.headlines import peak_at
+from dashboards.findings import peak_at
 from dashboards.heat import heatmap
 from interp.results import Result
 from probes.depth import ConceptDepth

@@ -10,12 +10,20 @@ from dashboards import tables
 from dashboards.depth import POINTS
 from dashboards.html import label
 from dashboards.style import Plot, band, f32, house, light
+from probes.paired import clears_zero
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 
-__all__ = ["lens_bars", "perturbed_reading", "shifts", "steering_curve", "steering_reading"]
+__all__ = [
+    "lens_bars",
+    "lens_reading",
+    "perturbed_reading",
+    "shifts",
+    "steering_curve",
+    "steering_reading",
+]
 
-PEAK = "peak_shift"
+PEAK = "peak"
 TOKENS = 25
 """Tokens of each kind that are drawn."""
 
@@ -23,7 +31,8 @@ TOKENS = 25
 def shifts(result: Perturbed) -> Plot:
     """How far each perturbation moves each depth measure and the peak accuracy, clean run at 0.
 
-    Depths are fractions of the layers and have their own axis, beside that of accuracy.
+    Depths are fractions of the layers and have their own axis, beside that of accuracy. Bars are
+    the paired 95 % intervals. A mark is filled where its interval leaves 0 out, open elsewhere.
 
     Parameters
     ----------
@@ -33,36 +42,53 @@ def shifts(result: Perturbed) -> Plot:
     y = np.arange(len(result.runs), dtype=np.float32)
     onset, converging, jump = POINTS
     measures = (
-        (onset.name, f"{onset.field}_shift", onset.symbol, "curve", "x"),
-        (f"{jump.name} point", f"{jump.field}_shift", jump.symbol, "bag", "x"),
-        (
-            f"{converging.name} point",
-            f"{converging.field}_shift",
-            converging.symbol,
-            "shuffled",
-            "x",
-        ),
+        (onset.name, onset.field, onset.symbol, "curve", "x"),
+        (f"{jump.name} point", jump.field, jump.symbol, "bag", "x"),
+        (f"{converging.name} point", converging.field, converging.symbol, "shuffled", "x"),
         ("peak accuracy", PEAK, "circle", "untrained", "x2"),
     )
     names = [_run_name(run) for run in result.runs]
     reach = {"x": 0.1, "x2": 0.02}
-    for i, (name, key, symbol, colour, axis) in enumerate(measures):
-        values = np.array([_number(run.get(key)) for run in result.runs])
+    for i, (name, field, symbol, colour, axis) in enumerate(measures):
+        ends = [_ends(run, field) for run in result.runs]
+        values, low, high = np.array(ends).reshape(-1, 3).T
         if not np.isfinite(values).any():
             continue
-        reach[axis] = max(reach[axis], float(np.nanmax(np.abs(values))))
-        fig.add_scatter(
-            x=f32(values),
-            # Marks of one shift would cover each other: each measure has its own height in a row.
-            y=y + np.float32(0 if axis == "x2" else (i - 1) * 0.22),
-            xaxis=axis,
-            name=name,
-            legendrank=i,
-            mode="markers",
-            marker={"symbol": symbol, "size": 10, "color": light(colour)},
-            text=[label(n) for n in names],
-            hovertemplate=f"{name} %{{x:+.3f}} under %{{text}}<extra></extra>",
-        )
+        reach[axis] = max(reach[axis], float(np.nanmax(np.abs(ends))))
+        sure = np.array([clears_zero(run, field) for run in result.runs])
+        texts = [f"{label(n)} ({_interval(e)})" for n, e in zip(names, ends, strict=True)]
+        # The legend shows a mark filled, so these are first, also where no shift is sure.
+        for part, form, said in ((sure, "", name), (~sure, "-open", f"{name}, not sure")):
+            if form and not (np.isfinite(values) & part).any():
+                continue
+            fig.add_scatter(
+                x=f32(np.where(part, values, np.nan)),
+                # Marks of one shift would cover each other: each measure has a height of its own.
+                y=y + np.float32(0 if axis == "x2" else (i - 1) * 0.22),
+                xaxis=axis,
+                name=said,
+                legendgroup=name,
+                showlegend=not form,
+                legendrank=i,
+                mode="markers",
+                marker={
+                    "symbol": symbol + form,
+                    "size": 10,
+                    "color": light(colour),
+                    "line": {"width": 1.6, "color": light(colour)},
+                },
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": f32(high - values),
+                    "arrayminus": f32(values - low),
+                    "color": light(colour),
+                    "thickness": 1,
+                    "width": 3,
+                },
+                text=texts,
+                hovertemplate=f"{name} %{{x:+.3f}} under %{{text}}<extra></extra>",
+            )
     if not fig.data:
         fig.add_scatter(x=f32([]), y=f32([]), showlegend=False)
     house(fig, label(f"{tables.concept(result)}, disturbed"), alt=_shifts_alt(result, names))
@@ -203,20 +229,55 @@ def _seen(token: str) -> str:
 
 def perturbed_reading(result: Perturbed) -> str:
     """How to read the figure of shifts, and what is not in it."""
-    text = "Right of the line is later, or for accuracy higher, than without the perturbation."
-    keys = (*(f"{p.field}_shift" for p in POINTS), PEAK)
-    if any(run.get(key) is None for run in result.runs for key in keys):
+    fields = (*(p.field for p in POINTS), PEAK)
+    pairs = [(run, f) for run in result.runs for f in fields]
+    ends = [_ends(run, field) for run, field in pairs]
+    drawn = [e for e in ends if math.isfinite(e[0])]
+    sure = sum(clears_zero(run, field) for run, field in pairs)
+    text = (
+        "Right of the line is later, or for accuracy higher, than without the perturbation. Bars "
+        "are 95 % intervals over the same draws of both runs. A filled mark is a shift that clears "
+        "its interval: 0 is not in it. An open one may come from the choice of rows."
+    )
+    if sure:
+        text += (
+            f" {sure} of {tables.plural(len(drawn), 'shift')} {'clear' if sure > 1 else 'clears'} "
+            "its interval; of twenty without an effect about one does."
+        )
+    elif drawn:
+        text += " No shift clears its interval."
+    if any(not math.isfinite(low) for _, low, _ in drawn):
+        text += (
+            " A mark without a bar has no interval: many draws lack its measure, or there is one "
+            "group alone."
+        )
+    if len(drawn) < len(ends):
         text += " A mark is missing where its measure is undefined in that run or in the clean one."
     return text
 
 
 def steering_reading(result: Steering) -> str:
     """How to read the steering curve."""
-    return (
+    text = (
         "The band around the probe's direction is its 95 % interval, that of the random directions "
         "holds all of them. Above 0 the model answers the last class. Without steering the tokens "
         f"that count as an answer have {result.answer_mass:.3f} of the probability."
     )
+    return " ".join([text, *_doubt(result)])
+
+
+def lens_reading(result: LogitLens) -> str:
+    """How to read the tokens of a direction."""
+    text = f"Of each logit the mean over all {result.n:,} tokens is taken off."
+    if result.towards is None:
+        return text
+    place = "" if result.hookpoint is None else f" at {result.hookpoint}"
+    said = f"The direction is the probe's{place}, towards the class {result.towards}."
+    return " ".join([said, *_doubt(result), text])
+
+
+def _doubt(result: Steering | LogitLens) -> list[str]:
+    return [result.reasons["direction"]] if "direction" in result.reasons else []
 
 
 def _run_name(run: Mapping[str, Any]) -> str:
@@ -225,8 +286,18 @@ def _run_name(run: Mapping[str, Any]) -> str:
     return kind if strength is None else f"{kind} {strength:g}"
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def _ends(run: Mapping[str, Any], field: str) -> tuple[float, float, float]:
+    """The shift of a measure, and the low and the high end of its interval; nan where undefined."""
+    known = (run.get(f"{field}_shift{end}") for end in ("", "_low", "_high"))
+    shift, low, high = (math.nan if v is None else float(v) for v in known)
+    return shift, low, high
+
+
+def _interval(ends: tuple[float, float, float]) -> str:
+    _, low, high = ends
+    if not math.isfinite(low):
+        return "no interval"
+    return f"95 % interval {low:+.3f} to {high:+.3f}"
 
 
 def _shifts_alt(result: Perturbed, names: list[str]) -> str:
@@ -234,21 +305,29 @@ def _shifts_alt(result: Perturbed, names: list[str]) -> str:
     text = f"{tables.concept(result)} under {count}, against the clean run"
     parts = []
     onset, converging, jump = POINTS
-    for said, key in (
+    defined = False
+    for said, field in (
         ("peak accuracy", PEAK),
-        ("onset", f"{onset.field}_shift"),
-        ("jump point", f"{jump.field}_shift"),
-        ("converging point", f"{converging.field}_shift"),
+        ("onset", onset.field),
+        ("jump point", jump.field),
+        ("converging point", converging.field),
     ):
-        values = np.array([_number(run.get(key)) for run in result.runs])
-        if not np.isfinite(values).any():
-            continue
-        i = int(np.nanargmax(np.abs(values)))
-        if values[i] == 0:
-            parts.append(f"{said} does not move")
-        else:
-            parts.append(f"{said} moves most under {names[i]}, by {values[i]:+.2f}")
-    return f"{text}: {'; '.join(parts) or 'no measure is defined'}."
+        ends = [_ends(run, field) for run in result.runs]
+        defined = defined or any(math.isfinite(shift) for shift, _, _ in ends)
+        sure = [i for i, run in enumerate(result.runs) if clears_zero(run, field)]
+        if sure:
+            i = max(sure, key=lambda i: abs(ends[i][0]))
+            shift, low, high = ends[i]
+            parts.append(
+                f"{said} moves most under {names[i]}, by {shift:+.2f} (95 % interval {low:+.2f} "
+                f"to {high:+.2f})"
+            )
+    if not defined:
+        return f"{text}: no measure is defined."
+    return (
+        f"{text}: {'; '.join(parts) or 'no shift clears its interval'}. Marks whose 95 % interval "
+        "leaves out 0 are filled, the others open."
+    )
 
 
 def _steering_alt(result: Steering) -> str:

@@ -9,6 +9,7 @@ from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.features import densities
 from dashboards.heat import heatmap
+from dashboards.sae import density_bars, loss_bars
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from dashboards.training import training_curves
 from interp.errors import ParameterError
@@ -16,7 +17,9 @@ from interp.results import Result
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from saes.evaluation import Evaluation
 from saes.records import Features
+from saes.recovery import LossRecovered
 from saes.training import Training
 
 __all__ = ["COLOURS", "CONFIG", "FIGURES", "PARTNERS", "SCALE", "Plot", "figure"]
@@ -64,6 +67,8 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     Perturbed: shifts,
     Steering: steering_curve,
     LogitLens: lens_bars,
+    Evaluation: density_bars,
+    LossRecovered: loss_bars,
     Training: training_curves,
     Features: densities,
 }

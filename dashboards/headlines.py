@@ -1,4 +1,4 @@
-"""The headline numbers of concept depth: two tables, and what their columns mean."""
+"""Concept depth at a glance: what was found, two tables, and what their columns mean."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,21 +8,31 @@ import numpy as np
 from dashboards import html, tables
 from dashboards.compare import series
 from dashboards.depth import POINTS, Point, curve_of, interval_of, range_text
+from dashboards.findings import finding, peak_at
 from probes.depth import ConceptDepth
 
-__all__ = ["glossary", "headlines", "peak_at"]
+__all__ = ["glossary", "headlines"]
+
+SAID = 24
+"""Results that are put into sentences; of more, the tables tell."""
 
 
 def headlines(
     depths: Sequence[ConceptDepth], *, ids: Mapping[int, str] | None = None
 ) -> list[html.Part]:
-    """Two tables, a row a concept: what is read how well, and from which depth on.
+    """A sentence or three a concept, and two tables: what is read how well, and from where on.
 
     With ``ids`` the concepts link to their sections. Columns that no result fills are left out.
     """
     concepts = tables.distinct(map(tables.concept, depths))
     depths = sorted(depths[: tables.ROWS], key=lambda r: concepts.index(tables.concept(r)))
-    return [_scores(depths, ids), _depths(depths, ids)]
+    told = series(depths)
+    several = len(set(told)) > 1
+    said = tuple(
+        finding(r, ids[id(r)] if ids else None, who if several else "")
+        for r, who in zip(depths[:SAID], told, strict=False)
+    )
+    return [html.Items(said, kind="findings"), _scores(depths, ids), _depths(depths, ids)]
 
 
 class _Notes:
@@ -184,13 +194,12 @@ def glossary(depths: Sequence[ConceptDepth]) -> html.Part:
     )
     if _any(depths, "converging_literal"):
         text += "; the literal rule is the last step within 3 %"
+    text += (
+        ". Onset and jump count the layers before their place, as the jump is published, and "
+        "converging those up to it; the figure of depths places all of them by the layers passed"
+    )
     text += ". In each small curve the dotted line is the majority class and the dot is the peak."
     return html.Paragraph((text,), "note")
-
-
-def peak_at(result: ConceptDepth) -> int | None:
-    """Index of the first highest accuracy, or None where none is defined."""
-    return int(np.nanargmax(result.accuracy)) if np.isfinite(result.accuracy).any() else None
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -9,18 +9,21 @@ import plotly.offline
 
 from dashboards import depth_page, html, tables
 from dashboards.compare import series
-from dashboards.effects import perturbed_reading, steering_reading
+from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.headlines import glossary, headlines
+from dashboards.sae import density_reading, recovered_reading
 from dashboards.training import training_reading
 from interp.errors import ParameterError
 from interp.results import Result
 from interp.runs import write_text
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
-from probes.steering import Steering
+from probes.steering import LogitLens, Steering
+from saes.evaluation import Evaluation
 from saes.records import Features
+from saes.recovery import LossRecovered
 from saes.training import Training
 
 __all__ = ["Report", "summary_html"]
@@ -37,14 +40,18 @@ KINDS = {
     "sae_training": "training",
     "sae_features": "features",
     "sae_ablation": "ablated latents",
+    "sae_evaluation": "evaluation",
 }
 """Kinds of result in words, for headings."""
 READING: dict[type[Result], Callable[[Any], str]] = {
     ConceptDepth: depth_page.reading,
     Perturbed: perturbed_reading,
     Steering: steering_reading,
+    LogitLens: lens_reading,
     Training: training_reading,
     Features: densities_reading,
+    Evaluation: density_reading,
+    LossRecovered: recovered_reading,
 }
 """Result type -> what helps to read its figure."""
 
@@ -204,8 +211,14 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
     if others:
         ids = _ids(results)
         titles = {id(r): title for r, title in zip(results, _titles(results), strict=True)}
-        rows = tuple((html.Link(titles[id(r)], ids[id(r)]), r.n) for r in others[: tables.ROWS])
-        columns = (html.Column("analysis"), html.Column("n", True))
+        rows = tuple(
+            (
+                html.Link(titles[id(r)], ids[id(r)]),
+                f"{r.n:,} {'tokens' if isinstance(r, LogitLens) else 'rows'}",
+            )
+            for r in others[: tables.ROWS]
+        )
+        columns = (html.Column("analysis"), html.Column("over", True))
         parts.append(html.Table("Other results", columns, rows))
     return parts
 
@@ -252,6 +265,8 @@ def _titles(results: Sequence[Result]) -> list[str]:
     for r, model in zip(results, models, strict=True):
         who = told.get(id(r), model)
         more = [] if isinstance(r, ConceptDepth) else [KINDS.get(r.kind, r.kind.replace("_", " "))]
+        if isinstance(r, LogitLens) and r.towards is not None:
+            more[0] += f" towards {r.towards}"
         more += [who] if who and len({*models, *told.values()} - {""}) > 1 else []
         titles.append(
             ": ".join([tables.concept(r), ", ".join(more)]) if any(more) else tables.concept(r)
@@ -288,6 +303,7 @@ def _part(
         done = [*depth_page.done(result), result.interval]
     else:
         done = [str(note) for note in getattr(result, "notes", ())]
+        done += [result.interval] if isinstance(result, Perturbed) and result.interval else []
     if done:
         items = html.Items(tuple(map(html.Data, done[: tables.ROWS])))
         parts.append(html.Details("How it was measured", (items,)))

@@ -141,13 +141,28 @@ class Part:
         """A copy of some rows; from a file only the pages that hold them are read."""
         if self.tensor is not None:
             return self.tensor[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
-        array, dtype = self._mapped
+        offset, shape, dtype, stored = self._place
+        assert self.path is not None  # noqa: S101  a part is a tensor or a file
+        try:
+            # Mapped anew at each read: the pages of a map that stays count as memory of ours.
+            array = np.memmap(self.path, stored, "r", offset=offset, shape=shape)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
         copied = torch.from_numpy(np.array(array[rows]))
         return copied.view(dtype) if copied.dtype != dtype else copied
 
+    def _unreadable(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"the shard {self.path} cannot be read ({error}); delete it and capture again with "
+            "--resume."
+        )
+
     @cached_property
-    def _mapped(self) -> tuple[np.ndarray, torch.dtype]:
-        """The tensor in the file as a memory map; bfloat16, which numpy lacks, as int16."""
+    def _place(self) -> tuple[int, tuple[int, ...], torch.dtype, str]:
+        """Where the tensor lies in the file: offset, shape, dtype, and numpy's name for it.
+
+        bfloat16, which numpy lacks, is read as int16.
+        """
         assert self.path is not None  # noqa: S101  a part is a tensor or a file
         try:
             with open(self.path, "rb") as file:
@@ -163,13 +178,9 @@ class Part:
                 or np.dtype(stored).itemsize * math.prod(shape) != stop - start
             ):
                 raise ValueError(f"{self.key} has the shape {shape}")
-            offset = 8 + size + start
-            return np.memmap(self.path, stored, "r", offset=offset, shape=shape), dtype
+            return 8 + size + start, tuple(shape), dtype, stored
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise StoreError(
-                f"the shard {self.path} cannot be read ({error}); delete it and capture again with "
-                "--resume."
-            ) from error
+            raise self._unreadable(error) from error
 
 
 class ActivationStore:

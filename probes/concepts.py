@@ -45,12 +45,8 @@ class Concept:
         return np.arange(len(self.y)) if self.groups is None else self.groups
 
 
-def concept_name(data: str, label: str, labels: Sequence[str] = ()) -> str:
-    """``"cities.label"``: the name of a concept in titles and in ``metrics.json``.
-
-    ``labels``, the other label columns of the data, do not change it: the name of a concept must
-    not depend on what else was asked.
-    """
+def concept_name(data: str, label: str) -> str:
+    """``"cities.label"``: the name of a concept in titles and in ``metrics.json``."""
     return f"{data}.{label}"
 
 

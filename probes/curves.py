@@ -111,6 +111,14 @@ class ConceptDepth(Result):
     directions : hook point -> [k, d], coefficients in the activation's own units of a probe of all
         rows (in the released recipe: of its training rows); k = 1 for two classes.
     warnings : what takes the meaning from a high accuracy, in sentences.
+    hits, group_sizes : [hook points, groups] and [groups], how many held-out rows of each group are
+        answered rightly, and how many it has (rows where there are no groups); in the smallest
+        unsigned integers that hold the largest group, a byte each up to 255 rows. What a paired
+        comparison draws from (`probes.paired`).
+    null_spread : [hook points] standard error of ``selectivity`` if the labels meant nothing
+        (`probes.onset.Null`); nan with fewer than two permutations.
+    rows_hash : SHA-256 of which rows are answered, their classes, groups and folds: results that
+        share it can be compared row by row.
     """
 
     kind: ClassVar[str] = "concept_depth"
@@ -179,6 +187,10 @@ class ConceptDepth(Result):
     random_features_high: NDArray | None = None
     directions: dict[str, NDArray] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    hits: NDArray | None = None
+    group_sizes: NDArray | None = None
+    null_spread: NDArray | None = None
+    rows_hash: str | None = None
 
     def direction(self, where: str | int, class_: str | None = None) -> "torch.Tensor":
         """Unit direction [d] at a hook point along which a class becomes likelier, float32.

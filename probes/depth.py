@@ -1,5 +1,6 @@
 """Concept depth: at which layer can a linear probe read a concept from the activations?"""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,16 +22,18 @@ from probes.account import (
 from probes.concepts import concept_name, first_rows, text_column_of
 from probes.controls import bag_of_words, majority, stratified
 from probes.curves import CURVES, MORE_CURVES, ConceptDepth
-from probes.onset import LEVEL, first_onset, holm, null_of, onset_interval
+from probes.onset import LEVEL, depths_of, first_onset, holm, null_of, onset_interval
 from probes.plan import BOOTSTRAP_DRAWS, Plan, choose_hookpoints, make_plan, matrix
 from probes.points import converging_point, jump_point
 from probes.scores import (
+    accuracy_in_draws,
     area_interval,
     area_under_curve,
     calibration_error,
     calibration_interval,
     f1_interval,
     f1_score,
+    hits_of_groups,
     weighted_interval,
 )
 from probes.sweep import STRENGTHS, HeldOut
@@ -184,7 +187,8 @@ def concept_depth(
         arrays |= dict.fromkeys(k for k in arrays if k.startswith("random_features"))
         reasons["random_features"] = "they were not asked for."
     points = _points(arrays["accuracy"], names, layers, reasons)
-    onset = _onset(np.asarray(right), np.asarray(shuffles), names, layers, plan, reasons)
+    hits, sizes = hits_of_groups(np.asarray(right), plan.ids)
+    onset = _onset(hits, sizes, np.asarray(shuffles), names, layers, plan, reasons)
     words = _words(pool, table, texts, plan, reasons)
     _say_why(arrays, permutations, probe, reasons)
     shown = groups if isinstance(groups, str) else None
@@ -247,6 +251,9 @@ def concept_depth(
         warnings=tuple(warnings),
         examples=first_rows(table, [texts, label, shown]),
         directions=directions,
+        hits=hits,
+        group_sizes=sizes,
+        rows_hash=_rows_hash(plan),
         **{**arrays, **onset, **points, **words},
     )
 
@@ -383,8 +390,18 @@ def _points(
     return out
 
 
+def _rows_hash(plan: Plan) -> str:
+    """What two results have in common that answer the same rows in the same folds."""
+    concept = plan.concept
+    digest = hashlib.sha256()
+    for part in (concept.rows, concept.y, plan.fold, plan.scored, plan.ids):
+        digest.update(f"{len(part)} ".encode() + np.asarray(part, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
 def _onset(
-    right: NDArray,
+    hits: NDArray,
+    sizes: NDArray,
     shuffles: NDArray,
     names: Sequence[str],
     layers: Sequence[int],
@@ -393,13 +410,11 @@ def _onset(
 ) -> dict[str, Any]:
     """Selectivity's intervals, p-values, and the first place that beats its control.
 
-    ``right`` [h, rows] and ``shuffles`` [h, permutations] are of all hook points.
+    ``hits`` [h, groups] and ``shuffles`` [h, permutations] are of all hook points.
     """
-    accuracy = right.mean(1)
-    size = np.bincount(plan.ids).astype(np.float64)
-    hits = np.stack([np.bincount(plan.ids, weights=row.astype(np.float64)) for row in right], 1)
-    error = ((plan.draws @ hits) / (plan.draws @ size)[:, None]).std(0)
-    null = null_of(shuffles, error, right.shape[1])
+    rows = int(sizes.sum())
+    accuracy, drawn = hits.sum(1) / rows, accuracy_in_draws(hits, sizes, plan.draws)
+    null = null_of(shuffles, drawn.std(0), rows)
     low, high = null.interval(accuracy)
     p = null.p_values(accuracy)
     adjusted = np.full(len(names), NAN)
@@ -408,6 +423,7 @@ def _onset(
         "selectivity_high": high,
         "p_value": p,
         "p_adjusted": adjusted,
+        "null_spread": null.spread,
         **dict.fromkeys(("onset_depth", "onset_hookpoint", "onset_low", "onset_high")),
     }
     reason = _one_depth(names, layers)
@@ -426,14 +442,11 @@ def _onset(
         )
         return out
 
-    def depth(place: int | None) -> float | None:
-        if place is None:
-            return None
-        return 0.0 if places[place] not in layers else layers.index(places[place]) / len(layers)
-
-    ends = onset_interval(right[places], plan.ids, plan.draws, null.at(places))
-    out |= {"onset_depth": depth(first), "onset_hookpoint": names[places[first]]}
-    out |= {"onset_low": depth(ends[0]), "onset_high": depth(ends[1])}
+    depths = depths_of(places, layers).tolist()
+    ends = onset_interval(drawn[:, places], null.at(places))
+    low, high = (None if end is None else depths[end] for end in ends)
+    out |= {"onset_depth": depths[first], "onset_hookpoint": names[places[first]]}
+    out |= {"onset_low": low, "onset_high": high}
     if ends[1] is None:
         reasons["onset_high"] = "in more than 2.5 % of the draws no layer beats shuffled labels."
     return out

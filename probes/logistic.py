@@ -15,10 +15,13 @@ is. V comes from the Gram matrix of the smaller side: X'X where d <= n, XX' wher
 
 *Steps.* Newton steps, each found by conjugate gradients that run on all problems at once, with
 the diagonal ``mean curvature * eigenvalue + 1`` as preconditioner, exact where the curvature is
-the same for all rows. A problem that is alone stays off these axes, and factorises the matrix that
-this diagonal stands for. Gradients, margins and the line search are float64; the Hessian products
+the same for all rows. Gradients, margins and the line search are float64; the Hessian products
 inside the conjugate gradients are float32. They only shape the direction, so they cost no
 accuracy. Problems that have converged leave the batch.
+
+*One alone.* A problem that is alone does not pay for eigenvectors: it stays in the coordinates of
+X. Where X is small, and where as many conjugate gradients as a factorisation costs have not come
+to the end, it factorises its own Hessian in each step, by way of the smaller of its two sides.
 
 *Stopping.* F is strongly convex with modulus 1 in w, so the distance of w to the optimum is at
 most |gradient|. A problem has converged when |gradient| <= tol * |w|: its coefficients are then
@@ -48,6 +51,12 @@ SATURATED = 1e-4
 
 CG_STEPS = 250
 """Most conjugate gradients a Newton step; what it has by then is a descent direction."""
+
+SMALL = 256
+"""Smaller side of X up to which a problem that is alone factorises its Hessian at once."""
+
+PATIENCE = 8
+"""The smaller side over this is how many conjugate gradients cost what factorising costs."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def fit_logistic(
     """
     p, n = y.shape
     k = 1 if n_classes == 2 else n_classes
-    basis = _Basis(X, centred, alone=p * k == 1)
+    basis = _Alone(X, centred) if p * k == 1 else _Basis(X, centred)
     chunk = max(1, CHUNK // max(1, n * k))
     parts = []
     for first in range(0, p, chunk):
@@ -119,50 +128,33 @@ def fit_logistic(
 
 
 class _Basis:
-    """X in coordinates ``A`` [n, r] in which a preconditioner of the Hessian is cheap.
+    """X in coordinates ``A`` [n, r] on which X'X is diagonal, with eigenvalues ``power`` [r]."""
 
-    Many problems share the principal axes, on which X'X is diagonal with eigenvalues ``power`` [r].
-    One alone factorises A'A as it goes, which costs less than finding eigenvectors: in the primal
-    A is X, in the dual the Cholesky factor of XX'.
-    """
+    steps = CG_STEPS
 
-    def __init__(self, X: Tensor, centred: bool, alone: bool) -> None:
+    def __init__(self, X: Tensor, centred: bool) -> None:
         n, d = X.shape
         self.mean = torch.zeros_like(X[0]) if centred else X.mean(0)
         self.X = X if centred else X - self.mean
         self.primal = d <= n
-        self.V = self.power = self.gram = None
-        if self.primal and alone:
-            self.A, self.gram = self.X, self.X.T @ self.X
-        elif self.primal:
+        if self.primal:
             power, self.V = eigen(self.X.T @ self.X)
-            self.A, self.power = self.X @ self.V, power.clamp_min(0)
-        elif alone:
-            self.A = _factor(self.X @ self.X.T)  # singular, as centred rows sum to 0
-            self.gram = self.A.T @ self.A
+            self.A = self.X @ self.V
+            del self.X  # read in the dual alone
         else:
             power, U = eigen(self.X @ self.X.T)
-            self.power = power.clamp_min(0)
-            self.A = U * self.power.sqrt()
+            self.A = U * power.clamp_min(0).sqrt()
+        self.power = power.clamp_min(0)
         self.A32 = self.A.float()
-        if self.primal:
-            del self.X  # read in the dual alone
 
-    def metric(self, curvature: Tensor, dtype: torch.dtype) -> Tensor:
-        """Preconditioners of problems with curvatures [p, k]: diagonals [p, k, r], or a factor."""
-        level = (curvature / len(self.A)).to(dtype)
-        if self.power is not None:
-            return level[..., None] * self.power.to(dtype) + 1
-        assert self.gram is not None  # noqa: S101  one of the two is there
-        matrix = self.gram * level[0, 0].double()  # float32 would lose the 1 beside large entries
-        matrix.diagonal().add_(1)
-        return _factor(matrix).to(dtype)[None]
+    def metric(self, row: Tensor, dtype: torch.dtype) -> Tensor:
+        """Diagonal preconditioners [p, k, r] of problems whose rows have curvatures [p, k, n]."""
+        level = row.mean(2, keepdim=True).to(dtype)
+        return level * self.power.to(dtype) + 1
 
     def solve(self, metric: Tensor, rest: Tensor) -> Tensor:
-        """A preconditioner's solution for right-hand sides [p, k, r]."""
-        if self.power is not None:
-            return rest / metric
-        return torch.cholesky_solve(rest[0].T, metric[0]).T[None]
+        """The preconditioners' solutions for right-hand sides [p, k, r]."""
+        return rest / metric
 
     def coef(self, z: Tensor, residual: Tensor) -> Tensor:
         """Weights [p, k, d] in the coordinates of X, from those in A's and the loss's residual.
@@ -170,9 +162,64 @@ class _Basis:
         In the dual they follow from stationarity, w = -X' residual, which divides by no small
         singular value and is as exact as the solution itself.
         """
-        if not self.primal:
-            return -_times(residual, self.X)
-        return z if self.V is None else _times(z, self.V.T)
+        return _times(z, self.V.T) if self.primal else -_times(residual, self.X)
+
+
+class _Alone:
+    """X as it is, for one problem, which factorises its own Hessian once its patience is spent.
+
+    With row curvatures D the Hessian is ``X'DX + I``: [d, d], or by Woodbury's identity
+    ``I - X'R (I + R XX' R)^-1 RX`` with R the root of D, where n < d.
+    """
+
+    def __init__(self, X: Tensor, centred: bool) -> None:
+        n, d = X.shape
+        self.mean = torch.zeros_like(X[0]) if centred else X.mean(0)
+        self.A = X if centred else X - self.mean
+        self.A32 = self.A.float()
+        self.primal = d <= n
+        self.patience = 0 if min(n, d) <= SMALL else int(min(n, d) / PATIENCE)
+        self.power = self.A.square().sum(0)
+        self.gram: Tensor | None = None
+        self.factor: Tensor | None = None
+        self.root = self.mean.new_ones(n)
+
+    @property
+    def steps(self) -> int:
+        """Conjugate gradients that the next Newton step may take."""
+        return min(CG_STEPS, self.patience) if self.patience > 0 else CG_STEPS
+
+    def metric(self, row: Tensor, dtype: torch.dtype) -> Tensor:
+        """The Hessian's diagonal [1, 1, d], about; or all of it, kept here as a factor."""
+        if self.patience > 0:
+            return (row.mean() * self.power + 1).to(dtype)[None, None]
+        curvature = row[0, 0].double()
+        if self.primal:
+            matrix = (self.A.T * curvature) @ self.A
+        else:
+            self.gram = self.A @ self.A.T if self.gram is None else self.gram
+            self.root = curvature.sqrt()
+            matrix = self.root[:, None] * self.gram * self.root
+        matrix.diagonal().add_(1)
+        self.factor = _factor(matrix)
+        return self.factor[None]
+
+    def solve(self, metric: Tensor, rest: Tensor) -> Tensor:
+        """The preconditioner's solution for a right-hand side [1, 1, d]."""
+        if self.factor is None:
+            self.patience -= 1
+            return rest / metric
+        wide = rest[0, 0].double()[:, None]
+        if self.primal:
+            out = torch.cholesky_solve(wide, self.factor)
+        else:
+            inner = torch.cholesky_solve(self.root[:, None] * (self.A @ wide), self.factor)
+            out = wide - self.A.T @ (self.root[:, None] * inner)
+        return out[:, 0].to(rest)[None, None]
+
+    def coef(self, z: Tensor, residual: Tensor) -> Tensor:
+        """Weights [1, 1, d] as they are."""
+        return z
 
 
 def _factor(matrix: Tensor) -> Tensor:
@@ -192,7 +239,7 @@ def _times(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _solve(
-    basis: _Basis, y: Tensor, cs: Tensor, k: int, tol: float, max_iter: int
+    basis: _Basis | _Alone, y: Tensor, cs: Tensor, k: int, tol: float, max_iter: int
 ) -> tuple[Tensor, ...]:
     """Newton's method on the problems y [p, n] with weights cs = C * s [p, n]."""
     A, (p, n) = basis.A, y.shape
@@ -310,7 +357,7 @@ def _step_length(
 
 
 def _direction(
-    basis: _Basis,
+    basis: _Basis | _Alone,
     A: Tensor,
     prob: Tensor,
     cs: Tensor,
@@ -329,7 +376,7 @@ def _direction(
     # The scale keeps float32 away from the ends of its range.
     scale = torch.maximum(g.abs().amax((1, 2)), gb.abs().amax(1)).clamp_min(1e-300)
     hessian = _Hessian(A, prob.to(dtype), cs.to(dtype))
-    metric = basis.metric(curvature, dtype)
+    metric = basis.metric(cs * prob * (1 - prob), dtype)
     metric_b = curvature.to(dtype).clamp_min(1e-30)
 
     res, res_b = (-g / scale[:, None, None]).to(dtype), (-gb / scale[:, None]).to(dtype)
@@ -339,7 +386,7 @@ def _direction(
     goal, enough = rho * forcing.to(dtype).square(), (enough / scale).to(dtype).square()
     out, out_b = torch.zeros_like(x), torch.zeros_like(x_b)
     live = torch.arange(p, device=g.device)
-    for _ in range(CG_STEPS):
+    for _ in range(basis.steps):
         q, q_b = hessian(d, d_b)
         bend = (d * q).sum((1, 2)) + (d_b * q_b).sum(1)
         alpha = rho / torch.where(bend > 0, bend, torch.inf)

@@ -7,7 +7,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student_t
 
-__all__ = ["LEVEL", "Null", "first_onset", "holm", "null_of", "onset_interval"]
+__all__ = [
+    "LEVEL",
+    "Null",
+    "depths_of",
+    "first_onset",
+    "holm",
+    "null_of",
+    "onset_in_draws",
+    "onset_interval",
+]
 
 LEVEL = 0.05
 """Chance, over all places together, of an onset where there is nothing to read."""
@@ -105,16 +114,27 @@ def first_onset(adjusted: NDArray) -> int | None:
     return int(found[0]) if len(found) else None
 
 
-def onset_interval(
-    right: NDArray, ids: NDArray, weights: NDArray, null: Null
-) -> tuple[int | None, int | None]:
+def depths_of(places: Sequence[int], layers: Sequence[int]) -> NDArray:
+    """Depth of each of h places as a fraction, [h]: ``i / d`` of layer i of d, 0 of the others."""
+    order = {layer: i for i, layer in enumerate(layers)}
+    return np.array([order.get(place, 0) / max(len(layers), 1) for place in places])
+
+
+def onset_in_draws(accuracy: NDArray, null: Null) -> NDArray:
+    """The place of the onset for each of many accuracies [draws, h], as [draws]; h where none is.
+
+    ``null`` is of the same places; it stays as it is in all draws.
+    """
+    beats = holm(null.p_values(accuracy)) <= LEVEL
+    return np.where(beats.any(1), beats.argmax(1), accuracy.shape[1])
+
+
+def onset_interval(accuracy: NDArray, null: Null) -> tuple[int | None, int | None]:
     """First and last place of the onset in the middle 95 % of draws of whole groups.
 
     Parameters
     ----------
-    right : [h, n] whether each row is answered rightly at each place.
-    ids : [n] group of each row.
-    weights : [draws, groups].
+    accuracy : [draws, h] accuracy at each place in each draw (`accuracy_in_draws`).
     null : of the same places; it stays as it is in all draws.
 
     Returns
@@ -123,11 +143,7 @@ def onset_interval(
         None where that end of the draws has no onset: None as the last says that it may be
         absent, None twice that it mostly is.
     """
-    hits = np.stack([np.bincount(ids, weights=row.astype(np.float64)) for row in right], axis=1)
-    size = np.bincount(ids).astype(np.float64)
-    accuracy = (weights @ hits) / (weights @ size)[:, None]
-    beats = holm(null.p_values(accuracy)) <= LEVEL
-    places = np.where(beats.any(1), beats.argmax(1), len(right))
+    places = onset_in_draws(accuracy, null)
     ends = np.quantile(places, [0.025, 0.975], method="inverted_cdf")
-    low, high = (int(e) if e < len(right) else None for e in ends)
+    low, high = (int(e) if e < accuracy.shape[1] else None for e in ends)
     return low, high

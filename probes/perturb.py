@@ -32,6 +32,8 @@ from interp.runs import versions
 from probes.concepts import concept_name
 from probes.curves import ConceptDepth
 from probes.depth import concept_depth
+from probes.paired import MEASURES, check_pair, paired_shifts
+from probes.plan import BOOTSTRAP_DRAWS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +63,6 @@ PERTURBATIONS: dict[str, float | None] = {
 
 TEXT_NOISE = ("prefix", "swap", "drop")
 BITS = {"int8": 8, "int4": 4}
-MEASURES = ("jump_point", "converging_point", "onset_depth", "peak")
 EMBED = "embed"
 
 
@@ -126,9 +127,12 @@ class Perturbed(Result):
         depth or None), ``peak``.
     runs : the same for each perturbation, with ``kind``, ``strength`` (or None) and, for each
         depth measure, ``…_shift``: its value less the clean one, None where either is undefined.
-        Above 0 is later (of ``peak``: higher).
-    seed : of the noise, and of the folds.
+        Above 0 is later (of ``peak``: higher). ``…_shift_low`` and ``…_shift_high`` are its paired
+        95 % interval or None, ``…_shift_undefined`` is the share of draws that lack the measure,
+        and ``reasons`` says why something is None (`probes.paired.paired_shifts`).
+    seed : of the noise, of the folds and of the draws.
     notes : what was done, in sentences.
+    interval : how the intervals of the shifts were made.
     """
 
     kind: ClassVar[str] = "perturbation"
@@ -142,12 +146,15 @@ class Perturbed(Result):
     runs: tuple[dict[str, Any], ...]
     seed: int
     notes: tuple[str, ...] = field(default_factory=tuple)
+    interval: str = ""
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a run, the clean one first."""
         import pandas as pd
 
-        columns = ["kind", "strength", *MEASURES, *(f"{m}_shift" for m in MEASURES)]
+        ends = ("", "_low", "_high")
+        shifts = [f"{m}_shift{end}" for m in MEASURES for end in ends]
+        columns = ["kind", "strength", *MEASURES, *shifts]
         rows = [{"kind": "clean", "strength": None, **self.clean}, *self.runs]
         return pd.DataFrame([{c: row.get(c) for c in columns} for row in rows])
 
@@ -163,6 +170,7 @@ class Perturbed(Result):
             "clean": _rounded(self.clean),
             "runs": [_rounded(run) for run in self.runs],
             "seed": self.seed,
+            "interval": self.interval,
             "reasons": self.reasons,
         }
 
@@ -203,17 +211,29 @@ def perturbation_effect(
     groups : column; the data's own by default.
     hookpoints, pool, batch_size, max_length : as for `interp.capture`.
     seed : of the noise and of `concept_depth`.
-    clean : label -> the undisturbed result, where it is already known; made otherwise.
+    clean : label -> the undisturbed result of the same model, data and settings, where it is
+        already known; made otherwise, also where it was saved without ``hits``.
     folder : where to keep the captured activations; in memory by default.
     progress : called with (runs done, of how many, the next one's name).
     options : passed on to `concept_depth`.
 
     Raises
     ------
-    ParameterError
-        A kind is unknown, or disturbs text where each token has a row.
     DataError
-        A kind disturbs text, and the data are no texts.
+        There is no label, or a clean result is of other data, another model or other rows.
+    ParameterError
+        A clean result has other settings.
+    InterpError
+        As `choose_perturbations`, `interp.capture` and `concept_depth` say.
+
+    Notes
+    -----
+    Each shift has a paired 95 % percentile interval: 1,000 draws of whole groups (rows where there
+    are none), the same ones for the clean and the disturbed run, in which the measures are computed
+    anew from the held-out answers (`probes.paired`). The probes are not fitted anew, and the noise
+    is not drawn anew, so it says how the shift would vary with the rows, under this noise. An
+    interval is for its shift alone: of twenty that should hold 0, one leaves it out by chance. It
+    is None, with the reason, where more than 5 % of the draws lack the measure in one of the runs.
     """
     model, data = load(model), read(data)
     chosen = choose_perturbations(kinds, data, pool, model)
@@ -223,11 +243,14 @@ def perturbation_effect(
     group = groups if groups is not None else data.group
     wanted = [hookpoints] if isinstance(hookpoints, str) else list(hookpoints)
     at = None if folder is None else Path(folder)
-    depths = dict(clean or {})
+    depths = {c: d for c, d in (clean or {}).items() if d.hits is not None}
+    for column in columns:
+        if column in depths:
+            _same_source(depths[column], model, data)
     steps: list[Perturbation | None] = [*chosen]
     if any(c not in depths for c in columns):
         steps.insert(0, None)
-    found: dict[str, list[dict[str, Any]]] = {c: [] for c in columns}
+    found: dict[str, list[tuple[Perturbation, ConceptDepth]]] = {c: [] for c in columns}
     notes: list[str] = []
     for i, step in enumerate(steps):
         if progress is not None:
@@ -252,7 +275,8 @@ def perturbation_effect(
             if step is None:
                 depths.setdefault(column, depth)
             else:
-                found[column].append(_run(depth, step))
+                check_pair(depths[column], depth)  # now, not when all runs are done
+                found[column].append((step, depth))
     if progress is not None:
         progress(len(steps), len(steps), "")
     return tuple(_result(depths[c], found[c], model, data, seed, notes) for c in columns)
@@ -266,7 +290,8 @@ def choose_perturbations(
     Raises
     ------
     ParameterError
-        A kind is unknown, or disturbs text where each token has a row.
+        Nothing is asked for, a kind is unknown (`read_perturbation`), or one disturbs text where
+        each token has a row.
     DataError
         A kind disturbs text, and the data are no texts.
     """
@@ -319,28 +344,41 @@ def _disturbed(
     )
 
 
-def _run(depth: ConceptDepth, step: Perturbation | None = None) -> dict[str, Any]:
+def _same_source(clean: ConceptDepth, model: Model, data: Dataset) -> None:
+    """Refuse a clean result that is known to be of other data or of another model."""
+    for what, key, other, true in (
+        ("data", "hash", f"other data than {data.name}", data.hash),
+        ("model", "fingerprint", f"another model than {model.spec}", model.fingerprint),
+    ):
+        said = (clean.provenance.get(what) or {}).get(key)
+        if said is not None and said != true:
+            raise DataError(
+                f"the clean result {clean.name} is of {other} ({key} {said[:8]}, expected "
+                f"{true[:8]}); leave it out of clean=, and it is made."
+            )
+
+
+def _run(depth: ConceptDepth) -> dict[str, Any]:
     run: dict[str, Any] = {}
-    if step is not None:
-        run = {"kind": step.kind, "strength": step.strength}
     for name in ("accuracy", "accuracy_low", "accuracy_high"):
         run[name] = [float(v) for v in getattr(depth, name)]
-    return run | {name: getattr(depth, name, None) for name in MEASURES}
+    return run | {name: getattr(depth, name) for name in MEASURES}
 
 
 def _result(
     depth: ConceptDepth,
-    runs: Sequence[dict[str, Any]],
+    found: Sequence[tuple[Perturbation, ConceptDepth]],
     model: Model,
     data: Dataset,
     seed: int,
     notes: Sequence[str],
 ) -> Perturbed:
-    clean = _run(depth)
-    shifted = []
-    for run in runs:
-        moves = {f"{m}_shift": _shift(run[m], clean[m]) for m in MEASURES}
-        shifted.append({**run, **moves})
+    clean, units = _run(depth), "rows" if depth.n_groups is None else "groups"
+    shifts = paired_shifts(depth, [other for _, other in found], seed=seed)
+    runs = [
+        {"kind": step.kind, "strength": step.strength, **_run(other), **moves}
+        for (step, other), moves in zip(found, shifts, strict=True)
+    ]
     reasons = {m: depth.reasons.get(m, "it is undefined in the clean run.")
                for m in MEASURES if clean[m] is None}  # fmt: skip
     return Perturbed(
@@ -360,14 +398,15 @@ def _result(
         layers=depth.layers,
         majority=depth.majority,
         clean=clean,
-        runs=tuple(shifted),
+        runs=tuple(runs),
         seed=seed,
         notes=tuple(notes),
+        interval=(
+            f"95 % percentile bootstrap of each shift by itself, {BOOTSTRAP_DRAWS:,} draws over "
+            f"{units}, the same ones for the clean and the disturbed run, seed {seed}; neither the "
+            "probes nor the noise are made anew."
+        ),
     )
-
-
-def _shift(value: float | None, clean: float | None) -> float | None:
-    return None if value is None or clean is None else value - clean
 
 
 # -- the text ------------------------------------------------------------------------------------

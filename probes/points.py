@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from interp.errors import ParameterError
 
-__all__ = ["converging_point", "jump_point"]
+__all__ = ["converging_point", "converging_points", "jump_point", "jump_points"]
 
 JUMP = 1.1
 """Ratio of neighbouring accuracies from which a step is a jump."""
@@ -26,12 +26,15 @@ def jump_point(accuracies: ArrayLike) -> float | None:
     accuracy is not finite. A step up from 0 counts as a jump.
     Source: Concept Depth, arXiv 2404.07066.
     """
-    alpha = _curve(accuracies)
-    ratio = _ratios(alpha)
-    if ratio is None:
-        return None
-    jumps = np.flatnonzero(ratio >= JUMP - 1e-12)
-    return float((jumps[0] + 1) / len(alpha)) if len(jumps) else None
+    return _one(jump_points(_curve(accuracies)[None]))
+
+
+def jump_points(curves: NDArray) -> NDArray:
+    """`jump_point` of each of many curves [m, d], as [m]; nan where it is undefined."""
+    d = curves.shape[1]
+    jumps = _ratios(curves) >= JUMP - 1e-12
+    first = np.where(jumps, np.arange(1, max(d, 1)), d).min(1, initial=d)  # d where there is none
+    return np.where((first < d) & _defined(curves), first / max(d, 1), np.nan)
 
 
 def converging_point(
@@ -59,16 +62,19 @@ def converging_point(
     """
     if rule not in ("stable_after", "literal"):
         raise ParameterError(f"rule must be 'stable_after' or 'literal'; got {rule!r}.")
-    alpha = _curve(accuracies)
-    ratio = _ratios(alpha)
-    if ratio is None:
-        return None
-    d = len(alpha)
-    quiet = np.abs(ratio - 1) < QUIET
+    return _one(converging_points(_curve(accuracies)[None], rule))
+
+
+def converging_points(
+    curves: NDArray, rule: Literal["stable_after", "literal"] = "stable_after"
+) -> NDArray:
+    """`converging_point` of each of many curves [m, d], as [m]; nan where it is undefined."""
+    d = curves.shape[1]
+    quiet = np.abs(_ratios(curves) - 1) < QUIET
     if rule == "literal":
-        return float((np.flatnonzero(quiet)[-1] + 1) / d) if quiet.any() else None
-    last = 0 if quiet.all() else int(np.flatnonzero(~quiet)[-1]) + 1
-    return min(1.0, max(3, last + 2) / d)
+        return np.where(quiet.any(1) & _defined(curves), _last(quiet) / max(d, 1), np.nan)
+    ends = np.minimum(1.0, np.maximum(3, _last(~quiet) + 2) / max(d, 1))
+    return np.where(_defined(curves), ends, np.nan)
 
 
 def _curve(accuracies: ArrayLike) -> NDArray:
@@ -78,10 +84,23 @@ def _curve(accuracies: ArrayLike) -> NDArray:
     return alpha
 
 
-def _ratios(alpha: NDArray) -> NDArray | None:
-    """Each accuracy over the one before; None where there is none, or one is not finite."""
-    if len(alpha) < 2 or not np.isfinite(alpha).all():
-        return None
+def _one(points: NDArray) -> float | None:
+    return None if np.isnan(points[0]) else float(points[0])
+
+
+def _defined(curves: NDArray) -> NDArray:
+    """Which curves have a step and no accuracy that is not finite."""
+    return np.isfinite(curves).all(1) & (curves.shape[1] > 1)
+
+
+def _last(steps: NDArray) -> NDArray:
+    """The number, from 1, of each row's last step that is true; 0 where none is."""
+    return np.where(steps, np.arange(1, steps.shape[1] + 1), 0).max(1, initial=0)
+
+
+def _ratios(curves: NDArray) -> NDArray:
+    """Each accuracy over the one before, [m, d - 1]."""
+    after, before = curves[:, 1:], curves[:, :-1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = alpha[1:] / alpha[:-1]
-    return np.where((alpha[1:] == 0) & (alpha[:-1] == 0), 1.0, ratio)
+        ratio = after / before
+    return np.where((after == 0) & (before == 0), 1.0, ratio)

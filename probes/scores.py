@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 __all__ = [
+    "accuracy_in_draws",
     "area_interval",
     "area_under_curve",
     "bootstrap_weights",
@@ -14,6 +15,7 @@ __all__ = [
     "calibration_interval",
     "f1_interval",
     "f1_score",
+    "hits_of_groups",
     "weighted_interval",
 ]
 
@@ -108,6 +110,37 @@ def bootstrap_weights(ids: NDArray, *, draws: int, seed: int) -> NDArray:
     for row in out:
         row[:] = np.bincount(rng.integers(0, g, g), minlength=g)
     return out
+
+
+def hits_of_groups(right: NDArray, ids: NDArray) -> tuple[NDArray, NDArray]:
+    """How many rows of each group are answered rightly at each of h places, and have an answer.
+
+    Parameters
+    ----------
+    right : [h, n] whether each row is answered rightly.
+    ids : [n] group of each row, 0 to g - 1.
+
+    Returns
+    -------
+    tuple
+        Hits [h, g] and sizes [g], in the smallest unsigned integers that hold the largest group.
+    """
+    sizes = np.bincount(ids)
+    hits = np.stack([np.bincount(ids[row], minlength=len(sizes)) for row in right])
+    small = np.min_scalar_type(int(sizes.max()))
+    return hits.astype(small), sizes.astype(small)
+
+
+def accuracy_in_draws(hits: NDArray, sizes: NDArray, weights: NDArray) -> NDArray:
+    """Accuracy at each of h places in each draw of whole groups, [draws, h].
+
+    ``hits`` [h, g] and ``sizes`` [g] are of `hits_of_groups`, ``weights`` [draws, g] of
+    `bootstrap_weights`. Counts are whole numbers in float64, so a draw that takes every group once
+    gives the accuracy itself.
+    """
+    counts = np.concatenate([hits, sizes[None]]).T.astype(np.float64)
+    drawn = np.concatenate([part @ counts for part in _parts(weights, len(sizes))])
+    return drawn[:, :-1] / drawn[:, -1:]
 
 
 def weighted_interval(

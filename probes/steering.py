@@ -4,7 +4,7 @@
 norm and the unembedding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 import interp
 from interp.capturing import Capture
 from interp.data import Dataset, read
-from interp.errors import DataError, ParameterError, ShapeError
+from interp.errors import DataError, ModelError, ParameterError, ShapeError
 from interp.feeds import TextFeed
 from interp.hooks import evaluating
 from interp.loading import load
@@ -31,12 +31,25 @@ from probes.scores import bootstrap_weights, weighted_interval
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LogitLens", "Steering", "logit_lens", "steering_effect"]
+__all__ = [
+    "LogitLens",
+    "Steering",
+    "answer_tokens",
+    "check_language_model",
+    "logit_lens",
+    "steering_effect",
+    "stream_hookpoints",
+]
 
 ALPHAS = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 DRAWS = 1000
+BATCH = 16
+EPSILONS = 8
+"""Rounding steps of the largest logit by which a later token may move an earlier position's."""
 RARE = 0.01
 """Mean probability of all answers below which the result says that they are rare."""
+ROUNDING = 1e-6
+"""Share of the largest activation along a direction below which a difference is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +138,9 @@ class LogitLens(Result):
 
     Attributes
     ----------
+    n : tokens of the vocabulary.
     hookpoint : where the direction was read, or None.
+    towards : the class that it points to, or None where it is not that of a concept.
     raised, lowered : the tokens as text, the strongest first.
     raised_ids, lowered_ids : their ids.
     raised_logits, lowered_logits : what the direction adds to their logits, the mean over the
@@ -138,6 +153,7 @@ class LogitLens(Result):
     kind: ClassVar[str] = "logit_lens"
 
     hookpoint: str | None
+    towards: str | None = None
     raised: tuple[str, ...]
     lowered: tuple[str, ...]
     raised_ids: tuple[int, ...]
@@ -163,6 +179,7 @@ class LogitLens(Result):
         """Numbers and names for ``metrics.json``."""
         return {
             "hookpoint": self.hookpoint,
+            "towards": self.towards,
             "spread": self.spread,
             "raised": list(self.raised),
             "lowered": list(self.lowered),
@@ -177,6 +194,7 @@ def logit_lens(
     k: int = 10,
     *,
     hookpoint: str | None = None,
+    class_: str | None = None,
     name: str | None = None,
 ) -> LogitLens:
     """The tokens that a direction raises and lowers most, through final norm and unembedding.
@@ -185,23 +203,26 @@ def logit_lens(
     the centring and the gain and drops its bias; of an RMS norm it keeps the gain. The norm's
     scale, which at a real position is that of the whole stream and not of v, is that of v here,
     so the numbers rank tokens and say nothing on how far a given alpha moves them
-    (`steering_effect` measures that). A bias of the unembedding and a cap on the logits are left
-    out.
+    (`steering_effect` measures that). A bias of the unembedding, and a scale of the logits or a cap
+    on them, are left out.
 
     Parameters
     ----------
     direction : [d_model] of the residual stream, or a `ConceptDepth`, whose direction at
         ``hookpoint`` (by default the one of its peak) is taken.
     k : tokens of each kind.
+    class_ : of a `ConceptDepth`, towards which class; the last of two by default. More classes
+        need one.
 
     Raises
     ------
     ModelError
-        The model has no unembedding.
+        The model is no language model (`check_language_model`).
     ShapeError
         The direction does not have the width of the stream.
     ParameterError
-        k is below 1, or the direction is zero or not finite.
+        k is below 1, the direction is zero or not finite, the concept has no direction towards the
+        class, or the hook point does not lie in the residual stream (`stream_hookpoints`).
 
     Notes
     -----
@@ -210,10 +231,22 @@ def logit_lens(
     if k < 1:
         raise ParameterError(f"k must be at least 1; got {k}.")
     model = load(model)
+    check_language_model(model)
+    towards, about = None, {}
+    doubt: dict[str, str] = {}
     if isinstance(direction, ConceptDepth):
-        hookpoint = hookpoint or direction.peak_hookpoint
-        name = name or direction.name
-        direction = direction.direction(hookpoint)
+        depth = direction
+        hookpoint, name = hookpoint or depth.peak_hookpoint, name or depth.name
+        direction = depth.direction(hookpoint, class_)
+        doubt = _doubt(depth)
+        towards = class_ or depth.classes[-1]
+        about = {k: v for k, v in depth.provenance.items() if k == "data"}
+    if hookpoint is not None and not stream_hookpoints(model, [hookpoint]):
+        raise ParameterError(
+            f"the logit lens reads directions of the residual stream that {model.spec} unembeds, "
+            f"and {hookpoint} is not known to lie in it; take embed, resid_pre or resid_post, or "
+            "give the direction itself as a tensor."
+        )
     vector = torch.as_tensor(direction).detach().reshape(1, -1).double()
     size = float(vector.pow(2).mean().sqrt())
     if not np.isfinite(size) or size == 0:
@@ -225,8 +258,9 @@ def logit_lens(
     return LogitLens(
         name=name or hookpoint or "direction",
         n=len(logits),
-        provenance={"model": model.identity(), "versions": versions()},
+        provenance={"model": model.identity(), **about, "versions": versions()},
         hookpoint=hookpoint,
+        towards=towards,
         raised=tuple(_word(model, i) for i in up),
         lowered=tuple(_word(model, i) for i in down),
         raised_ids=tuple(up),
@@ -240,6 +274,7 @@ def logit_lens(
             if model.final_norm() is not None
             else "No final norm was found; the direction goes to the unembedding as it is.",
         ),
+        reasons=doubt,
     )
 
 
@@ -282,6 +317,57 @@ def lens_logits(model: Model, directions: Tensor) -> Tensor:
     return logits - logits.mean(1, keepdim=True)
 
 
+def _doubt(depth: ConceptDepth) -> dict[str, str]:
+    """The reason to doubt a direction that was fitted to what no layer reads; else nothing."""
+    tested = depth.p_adjusted is not None and np.isfinite(depth.p_adjusted).any()
+    if depth.onset_hookpoint is not None or not tested:
+        return {}
+    return {"direction": "No layer beats shuffled labels here: the direction may be noise."}
+
+
+def check_language_model(model: Model) -> None:
+    """Refuse a model that does not say which token comes next.
+
+    What a model says at a position may not hang on later ones: two texts of two tokens that begin
+    alike are run. The head of a masked language model does more than unembed, and its last
+    position is no answer. An encoder-decoder is taken as it is.
+
+    Raises
+    ------
+    ModelError
+        The model has no unembedding, or reads texts from both sides.
+    """
+    model.unembedding()
+    if _is_encoder_decoder(model):
+        return
+    ids = torch.tensor([[2, 3], [2, 4]], device=model.device)
+    inputs = model.text_inputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    with evaluating(model.module), torch.inference_mode():
+        one, other = _logits(model.module(**inputs))[:, 0]
+    rounding = EPSILONS * torch.finfo(one.dtype).eps * float(one.abs().max())
+    if not float((one - other).abs().max()) <= rounding:
+        raise ModelError(
+            f"{model.spec} reads texts from both sides and does not say which token comes next; "
+            "take a causal language model."
+        )
+
+
+def stream_hookpoints(model: Model, names: Sequence[str]) -> tuple[str, ...]:
+    """Those among some hook points that lie in the residual stream that the unembedding reads.
+
+    These are ``embed``, ``resid_pre`` and ``resid_post`` of the last stack of blocks, under any
+    name. None is known in a model without a stack.
+
+    Raises
+    ------
+    LayerNotFound
+        The model has no such hook point.
+    """
+    blocks = model.points.stacks[-1].blocks if model.points.stacks else ()
+    stream = {p.place for b in blocks for p in (b.get("resid_pre"), b.get("resid_post")) if p}
+    return tuple(n for n in names if all(p.place in stream for p in model.resolve(n)))
+
+
 def steering_effect(
     model: Model | torch.nn.Module | str,
     data: Any,
@@ -293,15 +379,17 @@ def steering_effect(
     directions: int = 5,
     rows: int | None = 200,
     pool: Pool = "last",
-    batch_size: int = 16,
+    batch_size: int | None = None,
+    max_length: int | None = None,
     seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Steering:
     """Whether adding a probe's direction moves the model's answer, beside random directions.
 
     The vector ``alpha * step * direction`` is added at every position of the hook point, and the
-    answer is read at the last position of each text: the log-odds of two sets of tokens. ``step``
-    is the difference of the classes' mean activations, measured along the direction on the same
-    rows.
+    answer is read at the last position of each text (of an encoder-decoder: at the decoder's
+    first): the log-odds of two sets of tokens. ``step`` is the difference of the classes' mean
+    activations, measured along the direction on the same rows.
 
     Parameters
     ----------
@@ -312,20 +400,23 @@ def steering_effect(
     answers : class -> words that answer it, each a single token of the model's. By default the
         classes' names, as they are and after a space.
     directions : how many random directions of equal length are the control; at least 1.
-    rows : at most so many rows, drawn at random; None takes all.
-    pool : how ``depth`` pooled its rows; for the class means.
-    batch_size : texts of a forward.
+    rows : at most so many rows, drawn at random, of each class its share and at least one; None
+        takes all.
+    pool : how ``depth`` pooled its rows; for the class means. Not ``all``: a text has one answer.
+    batch_size : texts of a forward; 16 by default.
+    max_length : cut texts to so many tokens, as the capture did.
     seed : of the rows, the random directions and the bootstrap.
+    progress : called with (directions done, of how many, the next one's name).
 
     Raises
     ------
     DataError
         The data are no texts or lack the label.
     ParameterError
-        The concept has not two classes, an answer is no single token, or a setting is outside
-        what it allows.
+        The concept has not two classes, an answer is no single token, the classes do not differ
+        along the direction, or a setting is outside what it allows.
     ModelError
-        The model has no unembedding or no tokenizer.
+        The model is no language model (`check_language_model`) or has no tokenizer.
     """
     model, data = load(model), read(data)
     if data.kind != "text":
@@ -334,39 +425,56 @@ def steering_effect(
         raise ParameterError(
             f"steering needs a concept of two classes; {depth.name} has {len(depth.classes)}."
         )
-    if directions < 1 or batch_size < 1 or (rows is not None and rows < 2):
+    size = BATCH if batch_size is None else batch_size
+    if directions < 1 or size < 1 or (rows is not None and rows < 2):
         raise ParameterError("directions and batch_size must be at least 1, and rows at least 2.")
+    if pool == "all":
+        raise ParameterError(
+            "steering reads one answer a text, and with pool='all' each token has a row; use "
+            "another pool."
+        )
     if not len(alphas) or not np.isfinite(alphas).all():
         raise ParameterError(f"alphas must be finite numbers; got {alphas!r}.")
-    model.unembedding()
+    check_language_model(model)
     hookpoint = hookpoint or depth.peak_hookpoint
     strengths = tuple(sorted({0.0, *map(float, alphas)}))
-    sets = _answer_sets(model, depth.classes, answers)
+    sets = answer_tokens(model, depth.classes, answers)
     concept, data = _some_rows(data, depth, rows, seed)
     unit = torch.as_tensor(depth.direction(hookpoint)).double().reshape(-1)
-    step = _step(model, data, concept, hookpoint, unit, pool, batch_size)
+    store = Capture(model, data, [hookpoint], pool, size, None, max_length).in_memory()
+    step, doubts = _step(store[hookpoint][:].flatten(1), concept, hookpoint, unit)
 
-    feed = TextFeed(model, data, None)
-    odds, mass = _log_odds(model, feed, hookpoint, unit * step, strengths, sets, batch_size)
+    feed = TextFeed(model, data, max_length)
     noise = np.random.default_rng(seed).standard_normal((directions, len(unit)))
     noise *= abs(step) / np.linalg.norm(noise, axis=1, keepdims=True)
-    control = np.stack(
-        [
-            _log_odds(model, feed, hookpoint, torch.from_numpy(v), strengths, sets, batch_size)[0]
-            for v in noise
-        ]
-    )  # [directions, alphas, n]
+    found = []
+    for i, vector in enumerate([unit * step, *torch.from_numpy(noise)]):
+        if progress is not None:
+            what = f"random direction {i} of {directions}" if i else "the probe's direction"
+            progress(i, directions + 1, what)
+        found.append(_log_odds(model, feed, hookpoint, vector, strengths, sets, size))
+    if progress is not None:
+        progress(directions + 1, directions + 1, "")
+    odds, mass = found[0]
+    control = np.stack([f[0] for f in found[1:]])  # [directions, alphas, n]
     zero = strengths.index(0.0)
     answer, wanted = odds > 0, concept.y == 1
     weights = bootstrap_weights(concept.units, draws=DRAWS, seed=seed)
     bounds = np.array([weighted_interval(v, concept.units, weights) for v in odds])
     means = control.mean(2)
     slopes = [_slope(strengths, m) for m in means]
+    said = {
+        c: [model.tokenizer.decode([i]) for i in ids]
+        for c, ids in zip(depth.classes, sets, strict=True)
+    }
+    where = "the decoder's first" if _is_encoder_decoder(model) else "the last"
     notes = [
         f"alpha = 1 adds a vector of length {abs(step):.3g} at every position of {hookpoint}: the "
         "difference of the classes' means along the direction.",
-        f"The answer is read at the last position of each text; {directions} random directions of "
+        f"The answer is read at {where} position of each text; {directions} random directions of "
         "equal length are the control.",
+        "; ".join(f"{c} is answered by {', '.join(map(repr, said[c]))}" for c in said) + ".",
+        *doubts,
     ]
     if mass < RARE:
         notes.append(
@@ -379,16 +487,16 @@ def steering_effect(
         provenance={
             "model": model.identity(),
             "data": {"name": data.name, "hash": data.hash, "n": len(data)},
+            "pool": pool,
             "seed": seed,
             "versions": versions(),
         },
+        reasons=_doubt(depth)
+        | (dict.fromkeys(("slope", "random_slope"), "alpha is 0") if len(strengths) < 2 else {}),
         label=depth.label,
         hookpoint=hookpoint,
         classes=depth.classes,
-        answers={
-            c: [model.tokenizer.decode([i]) for i in ids]
-            for c, ids in zip(depth.classes, sets, strict=True)
-        },  # fmt: skip
+        answers=said,
         alphas=strengths,
         step=float(step),
         log_odds=odds.mean(1),
@@ -410,18 +518,32 @@ def steering_effect(
     )
 
 
-def _answer_sets(
-    model: Model, classes: Sequence[str], answers: Mapping[str, Sequence[str]] | None
+def answer_tokens(
+    model: Model, classes: Sequence[str], answers: Mapping[str, Sequence[str]] | None = None
 ) -> list[list[int]]:
-    """Token ids that count as answering each class; disjoint."""
+    """The ids of the tokens that count as answering each of two classes; none answers both.
+
+    Parameters
+    ----------
+    answers : as for `steering_effect`.
+
+    Raises
+    ------
+    ParameterError
+        The answers do not name the classes, one is no single token, both share one, or the
+        classes are numbers and no answers are given.
+    ModelError
+        The model has no tokenizer.
+    """
     if answers is not None and set(answers) != set(classes):
         raise ParameterError(
             f"answers must name the classes {', '.join(classes)}; got {', '.join(answers)}."
         )
     if answers is None and all(_is_number(c) for c in classes):
         raise ParameterError(
-            f"the classes {' and '.join(classes)} are numbers, which no text is answered by; give "
-            f"answers={{{classes[0]!r}: [' No'], {classes[1]!r}: [' Yes']}} or the like."
+            f"the classes {' and '.join(classes)} are numbers, which no text is answered by; say "
+            f"what does, such as answers={{{classes[0]!r}: [' No'], {classes[1]!r}: [' Yes']}} "
+            f"(--answer '{classes[0]}= No' --answer '{classes[1]}= Yes')."
         )
     sets = []
     for name in classes:
@@ -437,7 +559,7 @@ def _answer_sets(
         if not found:
             raise ParameterError(
                 f"the class {name!r} is no single token of {model.spec}; name the tokens that "
-                "answer each class with answers={class: [words]}."
+                "answer each class with answers={class: [words]} (--answer CLASS=WORD)."
             )
         sets.append(found)
     if set(sets[0]) & set(sets[1]):
@@ -464,7 +586,7 @@ def _token(model: Model, word: str) -> int | None:
 def _some_rows(
     data: Dataset, depth: ConceptDepth, rows: int | None, seed: int
 ) -> tuple[Concept, Dataset]:
-    """The labelled rows, at most so many, and the data cut to them."""
+    """The labelled rows, at most so many, with class 1 the last of ``depth``, and their data."""
     concept = read_concept(data.rows, depth.label, depth.groups)
     if set(concept.classes) != set(depth.classes):
         raise DataError(
@@ -473,35 +595,50 @@ def _some_rows(
         )
     keep = concept.rows
     if rows is not None and rows < len(keep):
-        keep = np.sort(np.random.default_rng(seed).choice(keep, rows, replace=False))
+        keep = keep[_shares(concept.y, rows, seed)]
     table = data.rows.iloc[keep].reset_index(drop=True)
     texts: Any = data.inputs
     cut = replace(data, inputs=[texts[i] for i in keep], rows=table, marks={})
-    return read_concept(table, depth.label, depth.groups), cut
+    chosen = read_concept(table, depth.label, depth.groups)
+    y = (chosen.y == chosen.classes.index(depth.classes[-1])).astype(np.int64)
+    return replace(chosen, y=y, classes=depth.classes), cut
 
 
-def _step(
-    model: Model,
-    data: Dataset,
-    concept: Concept,
-    hookpoint: str,
-    unit: Tensor,
-    pool: Pool,
-    batch_size: int,
-) -> float:
-    """The difference of the classes' means along the direction, in the activation's units."""
-    store = Capture(model, data, [hookpoint], pool, batch_size).in_memory()
-    X = store[hookpoint][:].flatten(1).double()
+def _shares(y: NDArray, rows: int, seed: int) -> NDArray:
+    """So many of two classes' rows at random: of each its share, and at least one."""
+    rng = np.random.default_rng(seed)
+    first = min(max(1, round(rows * float((y == 0).mean()))), rows - 1)
+    picks = [
+        rng.choice(np.flatnonzero(y == c), count, replace=False)
+        for c, count in ((0, first), (1, rows - first))
+    ]
+    return np.sort(np.concatenate(picks))
+
+
+def _step(X: Tensor, concept: Concept, hookpoint: str, unit: Tensor) -> tuple[float, list[str]]:
+    """The difference of the classes' means along the direction, and what makes it doubtful."""
     if X.shape[1] != len(unit):
         raise ShapeError(f"{hookpoint} has width {X.shape[1]}; the direction has {len(unit)}.")
-    along = (X @ unit.to(X)).cpu().numpy()
-    step = float(along[concept.y == 1].mean() - along[concept.y == 0].mean())
-    if step == 0 or not np.isfinite(step):
+    along = (X.double() @ unit.to(X.device)).cpu().numpy()
+    first, last = along[concept.y == 0], along[concept.y == 1]
+    step = float(last.mean() - first.mean())
+    if not abs(step) > ROUNDING * np.abs(along).max():
         raise ParameterError(
             f"the classes do not differ along the direction at {hookpoint}; there is no unit to "
             "steer by."
         )
-    return step
+    doubts = []
+    if step < 0:
+        doubts.append(
+            "On these rows the classes' means lie the other way round than the direction points: "
+            "an alpha above 0 moves against it."
+        )
+    if abs(step) < 2 * np.sqrt(first.var() / len(first) + last.var() / len(last)):
+        doubts.append(
+            "On these rows the classes' means differ along the direction by less than two standard "
+            "errors: the unit of alpha is little more than noise."
+        )
+    return step, doubts
 
 
 def _log_odds(
@@ -521,7 +658,8 @@ def _log_odds(
     with evaluating(model.module), torch.inference_mode():
         for start in range(0, n, batch_size):
             some = order[start : start + batch_size]
-            last = torch.tensor([feed.lengths[i] - 1 for i in some], device=model.device)
+            ends = [0 if _is_encoder_decoder(model) else feed.lengths[i] - 1 for i in some]
+            last = torch.tensor(ends, device=model.device)
             for a, alpha in enumerate(alphas):
                 with interp.steer(model, hookpoint, vector, alpha):
                     logits = _logits(feed.run(some))
@@ -532,6 +670,11 @@ def _log_odds(
                 if alpha == 0:
                     mass += float((first.exp() + second.exp()).sum())
     return out, mass / n
+
+
+def _is_encoder_decoder(model: Model) -> bool:
+    """Whether a decoder of its own answers, which has read one start token and no text."""
+    return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def _logits(output: Any) -> Tensor:
@@ -546,4 +689,8 @@ def _slope(x: Sequence[float], y: NDArray) -> float:
 
 
 def _word(model: Model, i: int) -> str:
-    return str(i) if model.tokenizer is None else model.tokenizer.decode([i])
+    """A token as text; one that is part of a character has its number, as many look the same."""
+    if model.tokenizer is None:
+        return str(i)
+    word = model.tokenizer.decode([i])
+    return f"{word} (token {i})" if "\ufffd" in word else word

@@ -6,17 +6,24 @@ class that it is.
 """
 
 from saes.ablation import Ablation, ablate_latents, ablation_effect
-from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
+from saes.absorption import Absorption, feature_absorption, first_letters
+from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
+from saes.evaluation import Evaluation, evaluate
 from saes.gated import GatedConfig, GatedSAE
+from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
+from saes.k_sparse import SparseProbing, sparse_probing
 from saes.latents import features
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
 from saes.records import Feature, Features
+from saes.recovery import LossRecovered, loss_recovered
 from saes.relu import ReLUConfig, ReLUSAE
 from saes.rows import MatrixRows
+from saes.similarity import Stability, max_cosine, mean_max_cosine, seed_stability
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
 from saes.trainer import train
 from saes.training import Training
@@ -36,11 +43,13 @@ ARCHITECTURES.update(
 __all__ = [
     "ARCHITECTURES",
     "Ablation",
+    "Absorption",
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codes",
     "Crosscoder",
     "CrosscoderConfig",
+    "Evaluation",
     "Feature",
     "Features",
     "GatedConfig",
@@ -48,6 +57,7 @@ __all__ = [
     "JumpReLUConfig",
     "JumpReLUSAE",
     "Loss",
+    "LossRecovered",
     "MatrixRows",
     "MatryoshkaConfig",
     "MatryoshkaSAE",
@@ -57,6 +67,8 @@ __all__ = [
     "SAE",
     "SAEConfig",
     "SAEOutput",
+    "SparseProbing",
+    "Stability",
     "TopKConfig",
     "TopKSAE",
     "Training",
@@ -64,6 +76,16 @@ __all__ = [
     "TranscoderConfig",
     "ablate_latents",
     "ablation_effect",
+    "evaluate",
+    "export_checkpoint",
+    "feature_absorption",
     "features",
+    "first_letters",
+    "import_checkpoint",
+    "loss_recovered",
+    "max_cosine",
+    "mean_max_cosine",
+    "seed_stability",
+    "sparse_probing",
     "train",
 ]

@@ -19,6 +19,7 @@ from interp.models import Model
 from interp.results import Result
 from interp.runs import versions
 from probes.scores import bootstrap_weights
+from probes.steering import check_language_model
 from saes.base import SAE
 from saes.kernels import sparse_decode
 
@@ -192,7 +193,7 @@ def ablation_effect(
     ParameterError
         A latent is outside the SAE or named twice, or the SAE does not write where it reads.
     ModelError
-        The model has no unembedding.
+        The model has no unembedding, or reads texts from both sides.
     """
     wanted = [int(i) for i in latents]
     if not wanted or len(set(wanted)) < len(wanted) or controls < 0:
@@ -203,7 +204,7 @@ def ablation_effect(
     work = Capture(model, data, hookpoint, "all", batch_size, None, max_length)
     if not isinstance(work.feed, TextFeed):
         raise DataError(f"{work.data.name} holds no texts, and a loss is of the next token.")
-    work.model.unembedding()
+    check_language_model(work.model)
     point = work.points[0].name
     run = _Runs(sae, work, point)
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The contract of every sparse autoencoder: config, forward, loss, and files.
+"""The contract of every sparse autoencoder: forward, loss, and files.
 
 An SAE writes an activation as a sum of few directions out of many::
 
@@ -13,7 +13,6 @@ A variant is the step from pre-activations to latents, and the loss that trains 
 
 import math
 from abc import abstractmethod
-from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
@@ -24,96 +23,15 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from interp.errors import CheckpointError, DataError, ParameterError, ShapeError, closest
-from saes.checkpoints import read_checkpoint, upload_checkpoint, write_checkpoint
+from saes.checkpoints import check_tensors, read_checkpoint, upload_checkpoint, write_checkpoint
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.kernels import sparse_decode
 
 if TYPE_CHECKING:
     from saes.training import Training
 
-__all__ = ["ARCHITECTURES", "SAE", "Loss", "SAEConfig", "SAEOutput"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SAEConfig:
-    """What identifies an SAE beside its widths; each variant adds its own fields.
-
-    Attributes
-    ----------
-    n_latents : how many latents, at least 1.
-
-    Raises
-    ------
-    ParameterError
-        A field is outside what it allows.
-    """
-
-    architecture: ClassVar[str] = ""
-
-    n_latents: int
-
-    def __post_init__(self) -> None:
-        self._whole("n_latents", 1)
-
-    def _whole(self, name: str, low: int, high: int | None = None, why: str = "") -> None:
-        """Refuse a field that is no whole number from ``low`` to ``high``."""
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ParameterError(
-                f"{type(self).__name__}: {name} must be a whole number of at least {low}; got "
-                f"{value!r}."
-            )
-        if high is not None and value > high:
-            raise ParameterError(
-                f"{type(self).__name__}: {name} must be at most {high}; got {value}. {why}"
-            )
-
-    def _number(self, name: str, *, positive: bool = False) -> None:
-        """Refuse a field that is no finite number from 0 up (above 0 where ``positive``)."""
-        value = getattr(self, name)
-        good = not isinstance(value, bool) and isinstance(value, int | float)
-        if not good or not math.isfinite(value) or value < 0 or (positive and value == 0):
-            least = "above 0" if positive else "of at least 0"
-            raise ParameterError(
-                f"{type(self).__name__}: {name} must be a finite number {least}; got {value!r}."
-            )
-
-    def _flag(self, name: str) -> None:
-        """Refuse a field that is neither True nor False."""
-        value = getattr(self, name)
-        if not isinstance(value, bool):
-            raise ParameterError(
-                f"{type(self).__name__}: {name} must be True or False; got {value!r}."
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The config that `to_dict` wrote; fields that are absent take their defaults.
-
-        Raises
-        ------
-        ParameterError
-            A key is unknown, ``n_latents`` or another field without a default is absent, or a
-            value is outside what its field allows.
-        """
-        known = [f.name for f in fields(cls)]
-        for name in values:
-            if name not in known:
-                hint = closest(name, known) or f"the fields are {', '.join(known)}."
-                raise ParameterError(f"{cls.__name__} has no field {name!r}; {hint}")
-        read: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        try:
-            return cls(**read)
-        except TypeError as error:
-            needed = [f.name for f in fields(cls) if f.default is MISSING]
-            absent = ", ".join(n for n in needed if n not in values)
-            raise ParameterError(f"{cls.__name__} lacks a field ({absent}).") from error
+__all__ = ["ARCHITECTURES", "SAE", "Loss", "SAEOutput", "check_finite", "squared_error"]
 
 
 class SAEOutput(NamedTuple):
@@ -398,6 +316,37 @@ class SAE(nn.Module, Generic[C]):
             unit = self.decoder / torch.where(length > 0, length, 1)
             self.decoder.grad.sub_(unit * (unit * self.decoder.grad).sum(1, keepdim=True))
 
+    @torch.no_grad()
+    def fold_scale(self, scale_in: float, scale_out: float | None = None) -> None:
+        """Make an SAE of ``scale_in * x``, as trained, one of x as it is, in place.
+
+        Its latents are those it had, divided by ``scale_in``, and its output what it was, divided
+        by ``scale_out`` (the factor on y; that on x for an autoencoder). Directions and, in an
+        autoencoder, lengths of encoder and decoder rows stay. The config keeps the units of
+        training.
+
+        Raises
+        ------
+        ParameterError
+            A scale is not a finite number above 0, or ``scale_out`` differs in an autoencoder.
+        """
+        scale_out = scale_in if scale_out is None else scale_out
+        for scale in (scale_in, scale_out):
+            if not math.isfinite(scale) or scale <= 0:
+                raise ParameterError(f"fold_scale: scales must be finite and above 0; got {scale}.")
+        if scale_out != scale_in and not self.transcodes:
+            raise ParameterError(
+                f"fold_scale: an autoencoder has one scale; got {scale_in} and {scale_out}."
+            )
+        self.b_dec /= scale_out
+        if scale_out != scale_in:
+            self.decoder *= scale_in / scale_out
+        self._divide_latents(scale_in, scale_out)
+
+    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
+        """Divide by ``scale_in`` all that is in units of pre-activations."""
+        self.b_enc /= scale_in
+
     def save_pretrained(self, path: str | Path) -> Path:
         """Write ``config.json`` and ``model.safetensors`` into a folder, and give the folder.
 
@@ -447,7 +396,7 @@ class SAE(nn.Module, Generic[C]):
                 sae = sae_class(config, document["d_in"], document["d_out"])
         except (ParameterError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{source}: config.json: {error}") from error
-        _check_tensors(str(source), sae.state_dict(), tensors)
+        check_tensors(str(source), sae.state_dict(), tensors)
         sae.load_state_dict(tensors, assign=True)
         sae.metadata = document["metadata"]
         return cast(Self, sae.eval())
@@ -538,25 +487,3 @@ def check_finite(x: Float[Tensor, "n d"], who: str) -> None:
 def _unit_rows(n: int, width: int, generator: torch.Generator | None) -> Tensor:
     rows = torch.randn(n, width, generator=generator, dtype=torch.float32)
     return rows / rows.norm(dim=1, keepdim=True)
-
-
-def _check_tensors(source: str, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Refuse missing, extra or misshapen tensors, and mixed dtypes."""
-    if missing := sorted(wanted.keys() - found.keys()):
-        raise CheckpointError(f"{source}: model.safetensors lacks {', '.join(missing)}.")
-    if extra := sorted(found.keys() - wanted.keys()):
-        raise CheckpointError(
-            f"{source}: model.safetensors holds {', '.join(extra)}, which this SAE does not have."
-        )
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{source}: {name} is {list(tensor.shape)}, where config.json makes it "
-                f"{list(wanted[name].shape)}."
-            )
-    dtypes = {t.dtype for t in found.values()}
-    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
-        raise CheckpointError(
-            f"{source}: model.safetensors must hold one floating-point dtype; it holds "
-            f"{', '.join(sorted(str(d) for d in dtypes))}."
-        )

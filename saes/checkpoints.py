@@ -11,7 +11,14 @@ from torch import Tensor
 from interp.errors import CheckpointError, closest
 from interp.runs import write_bytes, write_text
 
-__all__ = ["FORMAT", "read_checkpoint", "upload_checkpoint", "write_checkpoint"]
+__all__ = [
+    "FORMAT",
+    "check_tensors",
+    "is_checkpoint",
+    "read_checkpoint",
+    "upload_checkpoint",
+    "write_checkpoint",
+]
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -75,6 +82,11 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         ) from error
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a folder has the two files of a checkpoint of interp's, sound or not."""
+    return all((Path(path) / name).is_file() for name in (CONFIG, WEIGHTS))
+
+
 def upload_checkpoint(folder: Path, repo_id: str, private: bool) -> str:
     """Upload a folder to the hub as the repository ``"owner/name"``; gives its address.
 
@@ -97,6 +109,34 @@ def upload_checkpoint(folder: Path, repo_id: str, private: bool) -> str:
             "log in with `hf auth login` and name it owner/name."
         ) from error
     return str(url)
+
+
+def check_tensors(source: str, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Refuse missing, extra or misshapen tensors, and mixed dtypes.
+
+    Raises
+    ------
+    CheckpointError
+        ``found`` are not the names and shapes of ``wanted`` in one floating-point dtype.
+    """
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise CheckpointError(f"{source}: model.safetensors lacks {', '.join(missing)}.")
+    if extra := sorted(found.keys() - wanted.keys()):
+        raise CheckpointError(
+            f"{source}: model.safetensors holds {', '.join(extra)}, which this SAE does not have."
+        )
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source}: {name} is {list(found[name].shape)}, where config.json makes it "
+                f"{list(tensor.shape)}."
+            )
+    dtypes = {t.dtype for t in found.values()}
+    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+        raise CheckpointError(
+            f"{source}: model.safetensors must hold one floating-point dtype; it holds "
+            f"{', '.join(sorted(str(d) for d in dtypes))}."
+        )
 
 
 def _download(repo_id: str) -> Path:
@@ -130,3 +170,6 @@ def _check_document(source: str, document: Any) -> None:
     for key in KEYS:
         if key not in document:
             raise CheckpointError(f"{source}: {CONFIG} lacks the key {key!r}.")
+    for key in ("config", "metadata"):
+        if not isinstance(document[key], dict):
+            raise CheckpointError(f"{source}: in {CONFIG}, {key} must be a table of values.")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import ParameterError
-from saes.base import SAEConfig
+from saes.configs import SAEConfig
 from saes.relu import ReLUConfig, ReLUSAE
 
 __all__ = ["Crosscoder", "CrosscoderConfig"]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from saes.base import SAE, SAEConfig, squared_error
+from saes.base import SAE, squared_error
+from saes.configs import SAEConfig
 
 __all__ = ["GatedConfig", "GatedSAE"]
 
@@ -73,6 +74,10 @@ class GatedSAE(SAE[GatedConfig]):
         shared = linear(rows if self._b_pre is None else rows - self._b_pre, self.encoder)
         gate = shared + self.b_enc
         return gate, (self.r_mag.exp() * shared + self.b_mag).relu() * (gate > 0)
+
+    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
+        super()._divide_latents(scale_in, scale_out)
+        self.b_mag /= scale_in
 
     def _latents(self, rows: Tensor) -> Tensor:
         return self._gates(rows)[1]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from saes.base import SAE, SAEConfig
+from saes.base import SAE
+from saes.configs import SAEConfig
 
 __all__ = ["JumpReLUConfig", "JumpReLUSAE"]
 
@@ -86,6 +87,10 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
     def threshold(self) -> Tensor:
         """[n_latents], above 0."""
         return self.log_threshold.exp()
+
+    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
+        super()._divide_latents(scale_in, scale_out)
+        self.log_threshold -= math.log(scale_in)
 
     def _latents(self, rows: Tensor) -> Tensor:
         return _Jump.apply(self._pre_codes(rows), self.threshold, self.config.bandwidth)

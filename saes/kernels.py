@@ -9,8 +9,9 @@ A slot s has a row r(s), a latent j(s) and a value v(s). The products that occur
     over the slots of a latent   out[j] += v(s) * table[r(s)]     gradients of encoder and decoder
 
 and both are one `embedding_bag`, which adds rows of a table by bags. The second needs the slots
-sorted by latent; `Codes` sorts once a step. Sums run in a fixed order, so that equal input gives
-equal bits on the same machine.
+sorted by latent; `Codes` sorts once a step. The gradient of a value is the product of a row and a
+decoder row, taken slot by slot: [n, k, d] is never made either. Sums run in a fixed order, so that
+equal input gives equal bits on the same machine.
 
 Higher derivatives are not defined.
 """
@@ -33,9 +34,6 @@ __all__ = [
     "sparse_decode",
     "topk_codes",
 ]
-
-BLOCK = 2**18
-"""Numbers gathered at once where a gradient needs a decoder row for each slot."""
 
 
 def topk_codes(pre: Float[Tensor, "n f"], k: int) -> Codes:
@@ -251,11 +249,10 @@ def _over_latents(codes: Codes, table: Tensor, n_latents: int) -> Tensor:
 
 
 def _slot_products(codes: Codes, left: Tensor, right: Tensor) -> Tensor:
-    """[m]: for each slot, the product of its row of ``left`` [n, d] and its latent of ``right``."""
-    rows, indices = codes.rows, codes.indices.flatten()
-    out = torch.empty(len(rows), dtype=left.dtype, device=left.device)
-    step = max(1, BLOCK // left.shape[1])
-    for first in range(0, len(rows), step):
-        part = slice(first, first + step)
-        out[part] = (left[rows[part]] * right[indices[part]]).sum(1)
-    return out
+    """[m]: for each slot, the product of its row of ``left`` [n, d] and its latent of ``right``.
+
+    The operator behind the gradient of `embedding_bag`'s weights: it gathers nothing.
+    """
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        left.contiguous(), right, codes.indices.flatten(), codes.edges[:-1], codes.rows, 0, -1
+    )

@@ -13,7 +13,7 @@ from interp.errors import ModelError, ParameterError, ShapeError
 from interp.models import Model
 from interp.runs import versions
 from probes.curves import ConceptDepth
-from probes.steering import lens_logits
+from probes.steering import check_language_model, lens_logits
 from saes.base import SAE
 from saes.records import Features
 from saes.samples import Kept, Sample, Top
@@ -313,6 +313,7 @@ def _logits(
     why = "no model was given" if model is None else ""
     if model is not None:
         try:
+            check_language_model(model)
             width = cast(Any, model.unembedding()).weight.shape[-1]
             if width != sae.d_out:
                 why = f"the unembedding reads {width} numbers and the decoder writes {sae.d_out}"

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from interp.errors import ParameterError
-from saes.base import SAEConfig, squared_error
+from saes.base import squared_error
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.kernels import sparse_decode
 from saes.topk import BatchTopKConfig, BatchTopKSAE
 

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from saes.base import SAE, SAEConfig
+from saes.base import SAE
+from saes.configs import SAEConfig
 
 __all__ = ["ReLUConfig", "ReLUSAE"]
 

@@ -24,6 +24,8 @@ __all__ = ["Batches", "MatrixRows", "Pair", "Rows", "read_rows", "seeded"]
 
 CHUNK_BYTES = 256 * 2**20
 """What a chunk may hold, its rows counted as float32."""
+SAMPLE_ROWS = 2**16
+"""Rows that the start of a training is found from, at most."""
 BLOCK = 64
 """Neighbouring rows of a matrix that are read together."""
 
@@ -63,9 +65,10 @@ class Rows(ABC):
         """JSON values that differ where the rows do."""
 
     def sample(self) -> list[Pair]:
-        """Rows from all over the data, at most `chunk_rows` of them, the same for every seed."""
+        """Rows from all over the data, a chunk or 65,536 at most, the same for every seed."""
         order = torch.randperm(len(self.lengths), generator=seeded(0, "sample"))
-        count = int((self.lengths[order].cumsum(0) <= self.chunk_rows).sum())
+        most = min(self.chunk_rows, SAMPLE_ROWS)
+        count = int((self.lengths[order].cumsum(0) <= most).sum())
         return self.read(sorted(order[: max(1, count)].tolist()))
 
 

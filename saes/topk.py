@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from interp.errors import NotFitted
-from saes.base import SAE, SAEConfig, squared_error
+from saes.base import SAE, squared_error
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.kernels import encode_batch_topk, encode_topk, sparse_decode
 
 __all__ = ["BatchTopKConfig", "BatchTopKSAE", "TopKConfig", "TopKSAE"]
@@ -209,6 +210,10 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
         if self.training:
             self._follow(codes.values.detach())
         return codes
+
+    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
+        super()._divide_latents(scale_in, scale_out)
+        self.threshold /= scale_in
 
     def _follow(self, values: Tensor) -> None:
         """Move the threshold towards the smallest positive value; a batch without one is passed."""

@@ -93,9 +93,9 @@ class Trainee:
             self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.log: list[dict[str, float]] = []
         self.compile_seconds: float | None = None
-        self._loss: Callable[..., Loss] = self.sae.loss
-        if compiled:
-            self._loss = torch.compile(self.sae.loss)
+        self._compiled = compiled
+        loss = self.sae.loss
+        self._loss: Callable[..., Loss] = torch.compile(loss) if compiled else loss
 
     def step(self, pair: Pair, step: int, *, log: bool) -> None:
         """Learn from a batch."""
@@ -113,7 +113,7 @@ class Trainee:
             )
         self.optimizer.zero_grad()
         loss.total.backward()
-        if self._loss is not self.sae.loss and self.compile_seconds is None:
+        if self._compiled and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - began
         if self.sae.unit_norm:
             self.sae.project_decoder_gradient()
@@ -200,8 +200,12 @@ class Trainee:
 
 
 def default_lr(n_latents: int) -> float:
-    """The learning rate for a width."""
-    return 2e-4 * math.sqrt(2**14 / n_latents)
+    """0.1 / sqrt(n_latents): about the largest rate that kills no latents.
+
+    Gao et al. 2024 scale theirs with the width likewise. The factor was measured on scaled
+    activations in trainings of some hundred to some thousand steps.
+    """
+    return 0.1 / math.sqrt(n_latents)
 
 
 def _fresh(config: SAEConfig, sample: Pair, seed: int) -> SAE:

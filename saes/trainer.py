@@ -77,7 +77,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         if it were trained alone.
     steps : batches to learn from. An epoch reads each row once, in an order of its own.
     batch_size : rows of a batch.
-    lr : Adam's learning rate; None for 2e-4 * sqrt(16,384 / n_latents) (Gao et al. 2024).
+    lr : Adam's learning rate; None for 0.1 / sqrt(n_latents).
     seed : of first weights, order of rows and resampling.
     out : a folder for the checkpoint and, at the end, ``sae/`` (``sae/NAME/`` for several), each
         with the training's log as ``training.json``. None writes nothing.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from saes.base import SAEConfig
 from saes.codes import Codes
+from saes.configs import SAEConfig
 from saes.topk import TopKConfig, TopKSAE
 
 __all__ = ["Transcoder", "TranscoderConfig"]
@@ -77,6 +77,11 @@ class Transcoder(TopKSAE):
         super().__init__(config, d_in, d_in if d_out is None else d_out, generator=generator)
         skip = torch.zeros(self.d_out, d_in, dtype=torch.float32) if config.skip else None
         self.register_parameter("W_skip", None if skip is None else nn.Parameter(skip))
+
+    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
+        super()._divide_latents(scale_in, scale_out)
+        if self.W_skip is not None:
+            self.W_skip.mul_(scale_in / scale_out)
 
     def _predict(self, latents: Tensor | Codes, rows: Tensor) -> Tensor:
         output = self._decode(latents)

@@ -172,6 +172,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture
+def gpt2(tiny: Callable[[str], Any], tokenizer: Callable[..., Any]) -> Any:
+    """A tiny GPT-2 that reads text: an `interp.Model`, new for each test."""
+    from interp.models import Model
+
+    return Model(tiny("gpt2"), spec="tiny", tokenizer=tokenizer())
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """``invoke("probe", path, "--help")``: a command of interp in this process, lines 200 wide."""
+    from typer.testing import CliRunner
+
+    from interp.cli import app
+    from interp.cli.shell import State
+
+    monkeypatch.setattr(State, "debug", False)
+    monkeypatch.setattr(State, "quiet", False)
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
 def texts() -> list[str]:
     """Twelve texts of one to nine words, in no order of length."""
     lengths = [3, 9, 1, 5, 2, 8, 4, 9, 6, 1, 7, 5]

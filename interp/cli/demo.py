@@ -27,6 +27,7 @@ def run(
         resume=resume,
         force=force,
         random_model=False,  # a second capture: the demo is to be short
+        lens=True,
         dry_run=dry_run,
         as_json=as_json,
     )

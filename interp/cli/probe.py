@@ -7,7 +7,10 @@ import typer
 
 from interp.cli import options as o
 from interp.cli.capture import show_plan
-from interp.cli.shell import emit, note, table
+from interp.cli.directions import check_asked, check_model, read_answers, steered_labels
+from interp.cli.report import command_of
+from interp.cli.shell import emit, note
+from interp.cli.show import show
 from interp.cli.study import HOOKPOINTS, MODES, Settings, Study, prompted, short_names
 from interp.errors import ParameterError
 
@@ -57,6 +60,24 @@ def run(
             "repeatable.",
         ),
     ] = None,
+    lens: Annotated[
+        bool,
+        typer.Option(
+            "--lens", help="Name the tokens that each concept's direction raises, lowers."
+        ),
+    ] = False,
+    steer: Annotated[
+        bool,
+        typer.Option("--steer", help="Add each direction and see whether the answer flips."),
+    ] = False,
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS=WORD",
+            help="For --steer: a single token that answers a class, of every concept that has it; "
+            "repeatable. A space before the word counts. Else the class's name.",
+        ),
+    ] = None,
     pool: o.Pool = "last",
     batch_size: o.BatchSize = None,
     text_column: o.TextColumn = None,
@@ -90,11 +111,13 @@ def run(
     for one in sets:
         _check_labels(one, mode, folds, pool)
     kinds = _perturbations(perturb, sets, pool)
+    answers = read_answers(answer)
+    asked = [flag for flag, given in (("--lens", lens), ("--steer", steer)) if given]
+    check_asked(asked, answers, probe, pool, sets)
     sets, prompts = prompted(sets, mode, prompt, prompt_layout)
     specs = [model, *(compare or [])]
     wanted = o.split_commas(hookpoints) or HOOKPOINTS[mode]
     loaded: list[Model] = []
-    works: list[list[Capture]] = []
     for spec in specs:
         own = revision if spec == model else None
         found = interp.load(spec, device, dtype, own, trust_remote_code=trust_remote_code)
@@ -104,8 +127,10 @@ def run(
                 f"stream; `interp hookpoints {spec}` lists what it has, and feature maps take "
                 "--pool mean."
             )
+        check_model(asked, found, wanted)
         loaded.append(found)
-        works.append([_work(found, d, wanted, pool, batch_size, max_length) for d in sets])
+    steered = steered_labels(loaded, sets, answers) if steer else [[()] * len(sets)] * len(specs)
+    works = [[_work(m, d, wanted, pool, batch_size, max_length) for d in sets] for m in loaded]
     for d in sets:
         for line in d.notes:
             note(f"{d.name}: {line}")
@@ -129,6 +154,8 @@ def run(
         random_model=random_model,
         perturb=kinds,
         prompts=prompts,
+        lens=lens,
+        answers=answers,
     )
     options = {
         "model": loaded[0].identity(),
@@ -140,6 +167,9 @@ def run(
         "positive": positive,
         "random_model": random_model,
         "perturb": list(kinds),
+        "lens": lens,
+        "steer": steer,
+        "answers": answers,
         "pool": pool,
         "batch_size": batch_size,
         "folds": folds,
@@ -148,12 +178,14 @@ def run(
     }
     started = Run(out, "probe", options, resume=resume, force=force)
     names = short_names(specs)
-    for short, one, row in zip(names, loaded, works, strict=True):
-        for work in row:
+    for short, one, row, chosen in zip(names, loaded, works, steered, strict=True):
+        for work, labels in zip(row, chosen, strict=True):
             study = Study(started, one, work, short if len(specs) > 1 else None, settings)
             study.depths()
+            study.lenses()
+            study.steer(labels)
             study.perturbations()
-    path = finish(started, f"Concept depth of {' and '.join(specs)}")
+    path = finish(started, f"Concept depth of {' and '.join(names)}")
     if as_json:
         from interp.runs import metrics
 
@@ -192,44 +224,8 @@ def finish(run: "Run", title: str) -> Path:
     import dashboards
 
     run.finish()
-    return dashboards.Report(run.results, title=title).write(run.path / "report.html")
-
-
-def show(results: Any) -> None:
-    """The headline numbers as a table on stdout."""
-    depths = [r for r in results if r.kind == "concept_depth"]
-    columns = [
-        "concept", "n", "peak", "at", "majority", "bag of words", "onset", "jump", "converges",
-    ]  # fmt: skip
-    rows = [
-        [
-            r.name,
-            r.n,
-            r.peak,
-            r.peak_hookpoint,
-            r.majority,
-            r.bag_of_words,
-            r.onset_depth,
-            r.jump_point,
-            r.converging_point,
-        ]
-        for r in depths
-    ]
-    table("", columns, rows)
-    for r in (r for r in results if r.kind == "perturbation"):
-        moves = ["jump_point_shift", "converging_point_shift", "onset_depth_shift", "peak_shift"]
-        lines = [[_title(run), run["peak"], *(run[m] for m in moves)] for run in r.runs]
-        typer.echo("")
-        table(
-            f"{r.name} perturbed: shifts of",
-            ["", "peak", "jump", "converges", "onset", "peak by"],
-            lines,
-        )
-
-
-def _title(run: dict[str, Any]) -> str:
-    strength = run["strength"]
-    return run["kind"] if strength is None else f"{run['kind']}={strength:g}"
+    report = dashboards.Report(run.results, title=title, command=command_of([run.path]))
+    return report.write(run.path / "report.html")
 
 
 def _read_all(

@@ -1,5 +1,8 @@
 """``interp report``: build a report again from the results of runs, without the models."""
 
+import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +27,27 @@ def run(
 
     results = [result for folder in runs for result in read_results(folder)]
     name = title or f"Report of {', '.join(r.name for r in runs)}"
-    path = dashboards.Report(results, title=name).write(out or runs[0] / "report.html")
+    report = dashboards.Report(results, title=name, command=command_of(runs))
+    path = report.write(out or runs[0] / "report.html")
     if as_json:
         emit({"path": str(path), "bytes": path.stat().st_size, "results": len(results)})
     else:
         typer.echo(f"report: {path}")
+
+
+def command_of(runs: Sequence[Path]) -> str | None:
+    """The command lines that made some runs, as they were typed; None where no run says one.
+
+    A run's manifest holds the arguments of the program that made it, which is not always `interp`.
+    """
+    from interp.cli import COMMANDS
+
+    found = []
+    for folder in runs:
+        try:
+            argv = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["argv"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a run that was cut short has none
+        if isinstance(argv, list) and argv and argv[0] in COMMANDS:
+            found.append(shlex.join(["interp", *map(str, argv)]))
+    return "; ".join(dict.fromkeys(found)) or None

@@ -170,6 +170,6 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path} holds unknown options {unknown}; known are {known}")
     given = {names[k]: v for k, v in flat.items()}
     many = {p.name for p in ctx.command.params if getattr(p, "multiple", False) or p.nargs == -1}
-    flat = {k: [v] if k in many and not isinstance(v, list) else v for k, v in flat.items()}
+    given = {k: [v] if k in many and not isinstance(v, list) else v for k, v in given.items()}
     ctx.default_map = {**(ctx.default_map or {}), **given}
     return path

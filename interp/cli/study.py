@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.cli.shell import bar, note
-from interp.errors import ModelError, ParameterError
+from interp.errors import InterpError, ModelError, ParameterError
 
 if TYPE_CHECKING:
     from interp.capturing import Capture
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interp.models import Model
     from interp.runs import Run
     from interp.store import ActivationStore
+    from probes import ConceptDepth
 
 __all__ = ["HOOKPOINTS", "MODES", "Settings", "Study", "prompted", "short_names"]
 
@@ -29,6 +30,9 @@ HOOKPOINTS = {
 
 CHEAP = 10**13
 """Parameters times positions up to which the random-initialised model is captured unasked."""
+
+LENS_CLASSES = 10
+"""Classes up to which each gets its own logit lens."""
 
 GENERIC = re.compile(r"model|weights|final|best|last|main|checkpoint.*", re.IGNORECASE)
 """Names of folders that do not tell models apart; the folder above is named too."""
@@ -49,6 +53,8 @@ class Settings:
     perturb: tuple[str, ...] = ()
     prompts: dict[str, str] = field(default_factory=dict)
     positive: str | None = None
+    lens: bool = False
+    answers: dict[str, list[str]] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """Arguments of `probes.concept_depth`."""
@@ -118,7 +124,71 @@ class Study:
                 )
             for line in depth.warnings:
                 note(f"{self.name(label)}: {line}")
-            self.run.add(self._signed(depth))
+            self.run.add(self._signed(depth, label))
+
+    def lenses(self) -> None:
+        """The logit lens of every concept's direction, where the residual stream reads it best.
+
+        A concept of more than two classes has one towards each.
+        """
+        if not self.settings.lens:
+            return
+        import probes
+        from probes.steering import stream_hookpoints
+
+        for depth in self._depths().values():
+            many = len(depth.classes) > 2
+            if len(depth.classes) > LENS_CLASSES:
+                note(f"{depth.name}: no logit lens for each of its {len(depth.classes)} classes")
+                continue
+            inside = stream_hookpoints(self.model, depth.hookpoints)
+            if not inside:
+                note(f"{depth.name}: no logit lens: it was not probed in the residual stream")
+                continue
+            at = max(inside, key=lambda name: depth.accuracy[depth.hookpoints.index(name)])
+            for towards in depth.classes if many else depth.classes[-1:]:
+                name = f"{depth.name}={towards}" if many else depth.name
+                if self._known(probes.LogitLens, name):
+                    continue
+                try:
+                    found = probes.logit_lens(self.model, depth, hookpoint=at, class_=towards)
+                except InterpError as error:
+                    note(f"{name}: no logit lens: {error}")
+                    continue
+                self.run.add(self._signed(found, depth.label, name))
+
+    def steer(self, labels: Sequence[str]) -> None:
+        """Whether adding the direction of each of these labels moves the answer."""
+        import probes
+
+        for label, depth in self._depths().items():
+            if label not in labels or self._known(probes.Steering, depth.name):
+                continue
+            answers = self.settings.answers
+            with bar(f"steering {depth.name}") as progress:
+                try:
+                    found = probes.steering_effect(
+                        self.model,
+                        self.data,
+                        depth,
+                        answers={c: answers[c] for c in depth.classes if c in answers} or None,
+                        pool=self.work.pool,
+                        batch_size=self.settings.batch_size,
+                        max_length=self.settings.max_length,
+                        seed=self.settings.seed,
+                        progress=progress,
+                    )
+                except InterpError as error:
+                    note(f"{depth.name}: not steered: {error}")
+                    continue
+            self.run.add(self._signed(found, label))
+
+    def _depths(self) -> "dict[str, ConceptDepth]":
+        """The results so far of this model and data, by label."""
+        import probes
+
+        mine = (r for r in self.run.results if isinstance(r, probes.ConceptDepth))
+        return {r.label: r for r in mine if r.name == self.name(r.label)}
 
     def perturbations(self) -> None:
         """Every label under every perturbation that was asked for, saved when all are done."""
@@ -133,8 +203,6 @@ class Study:
         ]
         if not missing:
             return
-        clean = {r.label: r for r in self.run.results if isinstance(r, probes.ConceptDepth)
-                 and r.name == self.name(r.label)}  # fmt: skip
         folder = self.folder.with_name(self.folder.name + ".perturbed")
         with bar(f"perturbing {self.title}") as progress:
             found = probes.perturbation_effect(
@@ -147,13 +215,13 @@ class Study:
                 pool=self.work.pool,
                 batch_size=self.settings.batch_size,
                 max_length=self.settings.max_length,
-                clean=clean,
+                clean=self._depths(),
                 folder=folder,
                 progress=progress,
                 **self.settings.options(),
             )
         for result in found:
-            self.run.add(self._signed(result))
+            self.run.add(self._signed(result, result.label))
         shutil.rmtree(folder, ignore_errors=True)  # scratch: one store a perturbation
 
     def _known(self, kind: Any, name: str) -> bool:
@@ -162,16 +230,18 @@ class Study:
         note(f"{name}: found in {self.run.path}")
         return True
 
-    def _signed(self, result: Any) -> Any:
-        """The result under a name of its own, with its model and concept."""
+    def _signed(self, result: Any, label: str, name: str | None = None) -> Any:
+        """The result under a name of its own, that of its concept by default, with its model."""
+        import probes
+
         model = result.provenance.get("model") or {}
         short = self.short or short_names([self.model.spec])[0]
         provenance = {
             **result.provenance,
             "model": {**model, "short": short},
-            "concept": result.name,
+            "concept": probes.concept_name(self.data.name, label),
         }
-        return replace(result, name=self.name(result.label), provenance=provenance)
+        return replace(result, name=name or self.name(label), provenance=provenance)
 
     def _random_model(self) -> "ActivationStore | None":
         """The same capture of the same architecture with fresh weights, or None and why."""

@@ -165,7 +165,10 @@ def make_full(name="facts.label", *, model="demo:pylm", hookpoints=LAYERS, seed=
 
 
 def make_perturbed(name="facts.label", **changes):
-    """Every perturbation; the input noise moves depths, the coarse weights the accuracy."""
+    """Every perturbation; the input noise moves depths, the coarse weights the accuracy.
+
+    Intervals reach 0.2 of depth and 0.03 of accuracy to either side; those of bfloat16 are a point.
+    """
     kinds = (
         ("prefix", None, 0.0, 0.2, 0.2, -0.01),
         ("swap", 0.05, 0.2, 0.0, 0.2, -0.05),
@@ -179,16 +182,23 @@ def make_perturbed(name="facts.label", **changes):
         accuracy=[0.5, 0.7, 0.9], accuracy_low=[0.4, 0.6, 0.8], accuracy_high=[0.6, 0.8, 0.95],
         jump_point=0.2, converging_point=0.4, onset_depth=0.2, peak=0.9,
     )  # fmt: skip
-    runs = tuple(
-        {
-            **clean, "kind": kind, "strength": strength, "jump_point_shift": jump,
-            "converging_point_shift": converging, "onset_depth_shift": onset, "peak_shift": peak,
-        }
-        for kind, strength, jump, converging, onset, peak in kinds
-    )  # fmt: skip
+    runs = []
+    for kind, strength, jump, converging, onset, peak in kinds:
+        run = {**clean, "kind": kind, "strength": strength, "reasons": {}}
+        for measure, shift, half in (
+            ("jump_point", jump, 0.2),
+            ("converging_point", converging, 0.2),
+            ("onset_depth", onset, 0.2),
+            ("peak", peak, 0.03),
+        ):
+            half = 0.0 if kind == "bfloat16" else half
+            for end, off in (("", 0.0), ("_low", -half), ("_high", half)):
+                run[f"{measure}_shift{end}"] = None if shift is None else shift + off
+        runs.append(run)
+    runs[1] |= {"jump_point_shift_low": None, "jump_point_shift_high": None}
     fields = dict(
         name=name, n=600, label="label", groups="city", hookpoints=("embed", "a.0", "a.1"),
-        layers=(1, 2), majority=0.5, clean=clean, runs=runs, seed=0,
+        layers=(1, 2), majority=0.5, clean=clean, runs=tuple(runs), seed=0,
         notes=("The noise is seeded.",),
         provenance={"model": {"spec": "demo:pylm"}, "data": {"name": name.partition(".")[0]}},
     )  # fmt: skip

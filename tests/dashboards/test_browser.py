@@ -173,6 +173,11 @@ def test_the_keyboard_reaches_what_folds_scrolls_and_links(opened, path):
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('.findings') !== null")
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "scroll":
+            break
     assert page.evaluate("document.activeElement.className") == "scroll"
     for _ in range(30):
         page.keyboard.press("Tab")

@@ -193,6 +193,34 @@ def test_several_models_have_their_figures_and_each_its_heat_map(everything, rea
     assert "What demo:pylm, small/model and org/larger-model represent" in bare
 
 
+def test_a_lens_stands_with_its_concept_and_says_towards_which_class(
+    depth, lens, steering, attack, reader
+):
+    """Also where the results come in the order of their files, all of one kind together."""
+    hostile = attack[:60]
+    about = {"concept": "b.kind", "data": {"name": "b"}}
+    lenses = [lens(f"b.kind={c}", towards=c, provenance=about) for c in ("calm", hostile)]
+    results = [
+        depth("a.x"),
+        depth("b.kind"),
+        depth("b.other"),
+        *lenses,
+        lens("a.x"),
+        steering("a.x"),
+    ]
+    bare = Report(results).html().replace(plotly.offline.get_plotlyjs(), "")
+    assert "<script>window" not in bare and "<img" not in bare
+    heads = [reader(h).text for h in re.findall(r"<h3>.*?</h3>", bare)]
+    a, b = heads.index("a.x"), heads.index("b.kind")
+    assert heads[a + 1 : a + 3] == ["a.x: logit lens", "a.x: steering"]
+    assert heads[b + 1] == "b.kind: logit lens towards calm"
+    assert heads[b + 2].startswith("b.kind: logit lens towards ") and heads[b + 3] == "b.other"
+    text = reader(bare).text
+    assert "The direction is the probe's at resid_post.3, towards the class calm." in text
+    assert text.count("Of each logit the mean over all 32,000 tokens is taken off.") == 3
+    assert text.count("32,000 tokens") == 6 and "200 rows" in text  # listed with what n counts
+
+
 def test_one_result_has_no_heat_map_and_two_have_one(depth):
     assert 'id="map1"' not in Report([depth()]).html()
     assert 'id="map1"' in Report([depth(), depth("facts.other")]).html()

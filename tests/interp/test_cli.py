@@ -9,7 +9,6 @@ import time
 import pandas as pd
 import pytest
 import typer
-from typer.testing import CliRunner
 
 import interp
 from interp.cli import app
@@ -20,15 +19,20 @@ COMMANDS = {
     "hookpoints": "MODEL MATCH ROLES DEVICE REVISION TRUST JSON CONFIG",
     "capture": "MODEL DATA HOOKPOINTS OUT POOL BATCH COLUMNS DTYPE STORE_DTYPE MAX DEVICE REVISION "
     "TRUST RESUME FORCE DRY JSON CONFIG",
-    "probe": "MODEL DATA HOOKPOINTS OUT MODE PROBE PROMPT RANDOM COMPARE PERTURB POOL BATCH "
-    "COLUMNS FOLDS SEED DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
+    "probe": "MODEL DATA HOOKPOINTS OUT MODE PROBE PROMPT RANDOM COMPARE PERTURB LENS STEER POOL "
+    "BATCH COLUMNS FOLDS SEED DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
+    "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING POOL BATCH TEXT SEED DTYPE MAX "
+    "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
+    "sae convert": "CHECKPOINT OUT TO FORCE DRY JSON CONFIG",
 }
 FLAGS = {
     "MODEL": "model",
     "DATA": "data",
     "RUNS": "runs",
+    "CHECKPOINT": "path",
+    "TO": "--to",
     "MATCH": "match",
     "ROLES": "--roles",
     "HOOKPOINTS": "--hookpoints -p",
@@ -41,7 +45,15 @@ FLAGS = {
     "RANDOM": "--random-model",
     "COMPARE": "--compare",
     "PERTURB": "--perturb",
+    "LENS": "--lens",
+    "STEER": "--steer --answer",
     "COLUMNS": "--text-column --label-column --group-column",
+    "TEXT": "--text-column",
+    "SAE_ACTS": "--store --hookpoint -p --target --buffer-rows --forward-batch-size",
+    "SAE_CONFIG": "--architecture --n-latents --k --l1 --l0 --set",
+    "SAE_TRAINING": "--steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "
+    "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast --compile "
+    "--log-every --checkpoint-every",
     "DTYPE": "--dtype",
     "STORE_DTYPE": "--store-dtype",
     "MAX": "--max-length",
@@ -59,26 +71,20 @@ FLAGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _flags(monkeypatch):
-    monkeypatch.setattr(State, "debug", False)
-    monkeypatch.setattr(State, "quiet", False)
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.fixture
+def failed(invoke):
+    """``failed(1, "probe", ...)``: the one sentence of a command that ends with that code."""
 
+    def run(code, *arguments):
+        done = invoke(*arguments)
+        assert done.exit_code == code, done.output
+        assert "Traceback" not in done.output
+        lines = [x for x in done.stderr.splitlines() if x.startswith("interp: ")]
+        assert len(lines) == 1 and done.stderr.rstrip().endswith(lines[0]), done.stderr
+        assert done.stdout == ""
+        return lines[0]
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def failed(code, *arguments):
-    """The one sentence of a command that fails."""
-    done = invoke(*arguments)
-    assert done.exit_code == code, done.output
-    assert "Traceback" not in done.output
-    lines = [x for x in done.stderr.splitlines() if x.startswith("interp: ")]
-    assert len(lines) == 1 and done.stderr.rstrip().endswith(lines[0]), done.stderr
-    assert done.stdout == ""
-    return lines[0]
+    return run
 
 
 @pytest.fixture
@@ -90,11 +96,11 @@ def data(tmp_path, texts):
 
 
 def test_the_commands_and_their_flags_are_these():
-    group = typer.main.get_command(app)
-    found = {
-        name: {o for p in command.params for o in p.opts}
-        for name, command in group.commands.items()  # type: ignore[attr-defined]
-    }
+    commands = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)  # of a group, such as `interp sae`
+        commands |= {f"{name} {k}": c for k, c in inner.items()} if inner else {name: command}
+    found = {name: {o for p in c.params for o in p.opts} for name, c in commands.items()}
     assert {k: v for k, v in found.items() if k in COMMANDS} == {
         name: {f for key in keys.split() for f in FLAGS[key].split()}
         for name, keys in COMMANDS.items()
@@ -103,7 +109,7 @@ def test_the_commands_and_their_flags_are_these():
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help(command):
+def test_help(invoke, command):
     done = invoke(*command.split(), "--help")
     assert done.exit_code == 0 and "Usage:" in done.stdout
     assert invoke(*command.split(), "-h").stdout == done.stdout
@@ -136,14 +142,14 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert min(seconds) < 0.5
 
 
-def test_version_and_no_arguments():
+def test_version_and_no_arguments(invoke):
     assert invoke("--version").stdout.strip() == f"interp {interp.__version__}"
     for arguments in ([], ["capture"], ["probe"]):
         done = invoke(*arguments)
         assert done.exit_code == 2 and "Usage:" in done.output
 
 
-def test_wrong_usage_is_2(folder, data):
+def test_wrong_usage_is_2(invoke, failed, folder, data):
     assert invoke("nothing").exit_code == 2
     assert invoke("capture", folder("gpt2"), data, "--nonsense").exit_code == 2
     assert invoke("capture", folder("gpt2"), data, "--batch-size", "many").exit_code == 2
@@ -156,7 +162,7 @@ def test_wrong_usage_is_2(folder, data):
     assert "got 'int8'" in failed(2, "capture", model, data, "-p", "embed", "--dtype", "int8")
 
 
-def test_failures_are_1_and_one_sentence(folder, data, tmp_path):
+def test_failures_are_1_and_one_sentence(failed, folder, data, tmp_path):
     model = folder("gpt2")
     assert "no file or folder" in failed(1, "capture", model, "nowhere.csv", "-p", "embed")
     assert "no model folder" in failed(1, "capture", "./nowhere", data, "-p", "embed")
@@ -170,7 +176,9 @@ def test_failures_are_1_and_one_sentence(folder, data, tmp_path):
     assert "holds no results" in failed(1, "report", tmp_path)
 
 
-def test_an_unexpected_error_is_a_sentence_and_debug_shows_it(folder, data, monkeypatch):
+def test_an_unexpected_error_is_a_sentence_and_debug_shows_it(
+    invoke, failed, folder, data, monkeypatch
+):
     def broken(*a, **k):
         raise ZeroDivisionError("a bug\nof two lines")
 
@@ -190,7 +198,9 @@ def test_an_unexpected_error_is_a_sentence_and_debug_shows_it(folder, data, monk
         (MemoryError(), 1, "out of memory; use a smaller --batch-size"),
     ],
 )
-def test_what_can_go_wrong_while_running(folder, data, tmp_path, monkeypatch, error, code, says):
+def test_what_can_go_wrong_while_running(
+    failed, folder, data, tmp_path, monkeypatch, error, code, says
+):
     def stop(self, *a, **k):
         raise error
 
@@ -199,7 +209,7 @@ def test_what_can_go_wrong_while_running(folder, data, tmp_path, monkeypatch, er
     assert says in failed(code, "capture", folder("gpt2"), data, "-p", "embed", "--out", out)
 
 
-def test_capture_writes_a_store_once(folder, data, tmp_path):
+def test_capture_writes_a_store_once(invoke, failed, folder, data, tmp_path):
     out = tmp_path / "acts"
     arguments = ["capture", folder("gpt2"), data, "-p", "resid_post.*,embed", "--out", out]
     done = invoke(*arguments)
@@ -218,7 +228,7 @@ def test_capture_writes_a_store_once(folder, data, tmp_path):
     assert "no activation store" in says and (tmp_path / "mine" / "thesis").exists()
 
 
-def test_json_is_json_and_the_rest_is_on_stderr(folder, data, tmp_path):
+def test_json_is_json_and_the_rest_is_on_stderr(invoke, folder, data, tmp_path):
     model, out = folder("gpt2"), tmp_path / "acts"
     done = invoke("capture", model, data, "-p", "embed", "--out", out, "--json")
     assert json.loads(done.stdout)["n"] == 12
@@ -229,7 +239,7 @@ def test_json_is_json_and_the_rest_is_on_stderr(folder, data, tmp_path):
     assert plan["rows"] == 12 and plan["bytes"] == 12 * 32 * 4
 
 
-def test_a_dry_run_writes_nothing(folder, data, tmp_path, monkeypatch):
+def test_a_dry_run_writes_nothing(invoke, folder, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     done = invoke("capture", folder("gpt2"), data, "-p", "resid_post.*", "--dry-run")
@@ -237,7 +247,7 @@ def test_a_dry_run_writes_nothing(folder, data, tmp_path, monkeypatch):
     assert "things: 12 rows, 60 positions, 3 hook points: 4.6 kB in 1 shards" in done.stdout
 
 
-def test_hookpoints_lists_and_resolves(folder):
+def test_hookpoints_lists_and_resolves(invoke, failed, folder):
     model = folder("llama")
     done = invoke("hookpoints", model)
     assert done.exit_code == 0 and "model.layers.0.mlp.gate_proj" in done.stdout
@@ -251,7 +261,7 @@ def test_hookpoints_lists_and_resolves(folder):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "t5", "clip", "tl:gpt2"])
-def test_doctor_certifies_both_sides(folder, name):
+def test_doctor_certifies_both_sides(invoke, folder, name):
     prefix, _, bare = name.rpartition(":")
     spec = f"{prefix}:{folder(bare)}" if prefix else folder(bare)
     done = invoke("doctor", spec, "--json")
@@ -262,7 +272,7 @@ def test_doctor_certifies_both_sides(folder, name):
     assert any("capture pads on this side" in line for line in certificate["verdict"])
 
 
-def test_doctor_says_where_left_padding_differs(folder):
+def test_doctor_says_where_left_padding_differs(invoke, folder):
     bert = json.loads(invoke("doctor", folder("bert"), "--json").stdout)["certificate"]
     assert bert["deviation"]["left"] is not None  # position_ids are given, so it is exact
     assert all(v <= 1 for v in bert["deviation"]["left"].values())
@@ -275,7 +285,9 @@ def test_doctor_says_where_left_padding_differs(folder):
 
 
 @pytest.mark.parametrize("kind", ["toml", "json"])
-def test_a_config_file_gives_defaults_and_the_command_line_wins(folder, data, tmp_path, kind):
+def test_a_config_file_gives_defaults_and_the_command_line_wins(
+    invoke, folder, data, tmp_path, kind
+):
     values = {"hookpoints": ["embed", "resid_post.1"], "pool": "mean", "batch-size": 3}
     config = tmp_path / f"run.{kind}"
     lines = [f"{k} = {json.dumps(v)}" for k, v in values.items()]
@@ -289,7 +301,7 @@ def test_a_config_file_gives_defaults_and_the_command_line_wins(folder, data, tm
     assert (manifest["pool"], manifest["batch_size"], len(manifest["hookpoints"])) == ("max", 3, 1)
 
 
-def test_a_config_file_takes_every_flag_by_its_name(folder, data, tmp_path):
+def test_a_config_file_takes_every_flag_by_its_name(invoke, folder, data, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text(
         f'model = "{folder("gpt2")}"\ndata = "{data}"\nhookpoints = ["embed"]\n'
@@ -311,7 +323,7 @@ def test_a_config_file_takes_every_flag_by_its_name(folder, data, tmp_path):
         ("a.toml", "batch-size = 'many'", "valid integer"),
     ],
 )
-def test_a_wrong_config_file_is_wrong_usage(folder, data, tmp_path, name, text, says):
+def test_a_wrong_config_file_is_wrong_usage(invoke, folder, data, tmp_path, name, text, says):
     if text is not None:
         (tmp_path / name).write_text(text)
     done = invoke("capture", folder("gpt2"), data, "-p", "embed", "--config", tmp_path / name)
@@ -321,7 +333,7 @@ def test_a_wrong_config_file_is_wrong_usage(folder, data, tmp_path, name, text, 
         assert "batch-size" in done.output and "pol" in done.output
 
 
-def test_text_of_the_data_is_not_markup(folder, tmp_path):
+def test_text_of_the_data_is_not_markup(invoke, folder, tmp_path):
     frame = pd.DataFrame({"text": ["w3 [bold]w4[/bold]", "[/] w5"], "label": ["[red]", "[/]"]})
     frame.to_csv(tmp_path / "[b]odd.csv", index=False)
     done = invoke(
@@ -356,7 +368,7 @@ main()
 """
 
 
-def test_ctrl_c_is_130_and_resumable(folder, data, tmp_path):
+def test_ctrl_c_is_130_and_resumable(invoke, folder, data, tmp_path):
     arguments = ["capture", str(folder("gpt2")), str(data), "-p", "embed", "--out"]
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, *arguments, str(tmp_path / "acts")],

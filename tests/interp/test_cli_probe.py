@@ -4,27 +4,13 @@ import json
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 import probes
-from interp.cli import app
-from interp.cli.shell import State
 from interp.cli.study import prompted, short_names
 from interp.data import read
 from interp.errors import ParameterError
 from interp.prompts import RELEASED, TASKS
 from interp.runs import read_results
-
-
-@pytest.fixture(autouse=True)
-def _flags(monkeypatch):
-    monkeypatch.setattr(State, "debug", False)
-    monkeypatch.setattr(State, "quiet", False)
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -39,7 +25,7 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def probe(folder, data, tmp_path):
+def probe(invoke, folder, data, tmp_path):
     """``probe("--mode", "paper")``: what it did, and the run's results."""
 
     def run(*arguments, model="gpt2", out="run"):
@@ -156,19 +142,19 @@ def test_equal_runs_give_equal_files(probe, tmp_path):
         (("--perturb", "swap", "--pool", "all"), "which tokens a text has"),
     ],
 )
-def test_wrong_usage(folder, data, tmp_path, arguments, says):
+def test_wrong_usage(invoke, folder, data, tmp_path, arguments, says):
     done = invoke("probe", folder("gpt2"), data, "--out", tmp_path / "run", *arguments)
     assert done.exit_code == 2 and says in done.stderr, done.output
     assert not (tmp_path / "run").exists(), "refused before anything is written"
 
 
-def test_a_model_to_compare_that_is_not_there_fails_first(folder, data, tmp_path):
+def test_a_model_to_compare_that_is_not_there_fails_first(invoke, folder, data, tmp_path):
     out = tmp_path / "run"
     done = invoke("probe", folder("gpt2"), data, "--compare", "./nowhere", "--out", out)
     assert done.exit_code == 1 and "no model folder" in done.stderr and not out.exists()
 
 
-def test_a_random_model_that_cannot_be_made(folder, data, tmp_path):
+def test_a_random_model_that_cannot_be_made(invoke, folder, data, tmp_path):
     spec = f"tl:{folder('gpt2')}"
     done = invoke("probe", spec, data, "--out", tmp_path / "a")
     assert done.exit_code == 0 and "no random-initialised control" in done.stderr
@@ -200,3 +186,117 @@ def test_prompts_by_mode():
     assert done[1].inputs[0].startswith("w3 ")
     with pytest.raises(ParameterError, match="needs --prompt"):
         prompted([text], "recommended", None, "after")
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """The forwards that a model made on texts, counted."""
+    from interp.feeds import TextFeed
+
+    calls, run = [], TextFeed.run
+    monkeypatch.setattr(
+        TextFeed, "run", lambda self, rows: (calls.append(rows), run(self, rows))[1]
+    )
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels", "says"),
+    [
+        (("--folds", 2), None, "--folds must be at least 3"),
+        (("--folds", 30), None, "cities: "),
+        ((), ["a"] * 40, "one class only"),
+        ((), ["a"] * 39 + ["b"], "cities: "),
+        ((), [f"c{i}" for i in range(40)], "a label has few"),
+        (("--group-column", "city"), ["ab"[i < 20] for i in range(40)], None),
+        ((), None, None),
+    ],
+)
+def test_labels_and_folds_are_checked_before_any_forward(
+    invoke, folder, data, tmp_path, forwards, arguments, labels, says
+):
+    if labels is not None:
+        pd.read_csv(data).assign(label=labels).to_csv(data, index=False)
+    points = ("-p", "resid_post.0", "--no-random-model")
+    done = invoke("probe", folder("gpt2"), data, "--out", tmp_path / "run", *points, *arguments)
+    if says is None:  # what shows that the count can rise
+        assert done.exit_code == 0 and forwards
+        return
+    assert done.exit_code in (1, 2) and says in done.stderr.splitlines()[-1], done.output
+    assert forwards == [] and not (tmp_path / "run").exists()
+
+
+def test_a_column_for_a_data_set_that_is_not_there(invoke, folder, data, tmp_path):
+    for option, column in (("--label-column", "label"), ("--group-column", "city")):
+        arguments = ("probe", folder("gpt2"), data, "--out", tmp_path / "run", "--dry-run", option)
+        done = invoke(*arguments, f"citys={column}")
+        assert done.exit_code == 2 and done.stdout == ""
+        assert f"'citys={column}' names the data set 'citys'; this run has cities." in done.stderr
+        assert invoke(*arguments, f"cities={column}").exit_code == 0
+
+
+def test_two_data_sets_of_one_file_name_have_names_of_their_own(invoke, folder, data, tmp_path):
+    files = [data]
+    for name in "xy":
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / data.name)
+        pd.read_csv(data).head(20 + 2 * len(files)).to_csv(files[-1], index=False)
+    out = tmp_path / "run"
+    arguments = ("-p", "resid_post.1", "--no-random-model", "--group-column", "cities=city")
+    done = invoke("probe", folder("gpt2"), *files, "--out", out, *arguments)
+    assert done.exit_code == 0, done.output
+    found = {r.name: (r.n, r.groups) for r in read_results(out)}
+    assert found == {
+        "cities.label": (40, "city"),
+        "cities~2.label": (24, "city"),
+        "cities~3.label": (26, "city"),
+    }
+    assert {p.name for p in (out / "acts").iterdir()} == {"cities", "cities~2", "cities~3"}
+
+
+def test_a_dry_run_in_json_is_a_list_of_captures(invoke, folder, data, tmp_path):
+    arguments = ("--compare", folder("llama"), "-p", "resid_post.*", "--dry-run", "--json")
+    done = invoke("probe", folder("gpt2"), data, "--out", tmp_path / "run", *arguments)
+    plans = json.loads(done.stdout)
+    assert [p["model"] for p in plans] == [str(folder("gpt2")), str(folder("llama"))]
+    for plan in plans:
+        assert (plan["data"], plan["rows"], plan["bytes"]) == ("cities", 40, 40 * 3 * 32 * 4)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_blocks_needs_hook_points(invoke, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "def net():\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU())\n"
+        "def rows():\n"
+        "    x = torch.arange(30.0).reshape(30, 1, 1, 1) * torch.ones(1, 1, 5, 5)\n"
+        "    return x, [i // 15 for i in range(30)]\n"
+    )
+    spec = f"{tmp_path / 'net.py'}:"
+    arguments = ("probe", f"{spec}net", f"{spec}rows", "--out", tmp_path / "run")
+    done = invoke(*arguments)
+    assert done.exit_code == 2 and not (tmp_path / "run").exists()
+    says = done.stderr.splitlines()[-1]
+    assert "--hookpoints is needed: " in says and "has no stack of blocks" in says
+    assert "--pool mean" in says
+    done = invoke(*arguments, "-p", "0", "--pool", "mean", "--no-random-model")
+    assert done.exit_code == 0, done.output
+
+
+def test_matched_rows_that_a_random_split_tears_apart_are_warned_of(invoke, folder, tmp_path):
+    """Each text is there with both labels, so what is learnt of one is wrong of the other."""
+    rows = [{"text": f"w{2 + i // 2}", "label": i % 2, "city": f"c{i // 2}"} for i in range(60)]
+    pd.DataFrame(rows).to_csv(tmp_path / "pairs.csv", index=False)
+    arguments = ("probe", folder("gpt2"), tmp_path / "pairs.csv", "-p", "resid_post.1")
+    done = invoke(*arguments, "--no-random-model", "--out", tmp_path / "a")
+    (depth,) = read_results(tmp_path / "a")
+    said = "is below the majority class: rows that are matched seem to lie in training and test; "
+    (warning,) = [line for line in depth.warnings if said in line]
+    assert warning.endswith("group by 'city'.") and depth.accuracy[0] < depth.majority
+    assert f"pairs.label: {warning}" in done.stderr
+    assert warning in (tmp_path / "a" / "metrics.json").read_text()
+    grouped = ("--group-column", "city", "--out", tmp_path / "b")
+    done = invoke(*arguments, "--no-random-model", *grouped)
+    (depth,) = read_results(tmp_path / "b")
+    assert not any(said in line for line in depth.warnings) and said not in done.stderr

@@ -18,11 +18,6 @@ from interp.token_labels import token_labels
 
 
 @pytest.fixture
-def gpt2(tiny, tokenizer):
-    return Model(tiny("gpt2"), spec="tiny", tokenizer=tokenizer())
-
-
-@pytest.fixture
 def data():
     frame = pd.DataFrame({"text": ["w3 w44 w5", "w6"], "label": [0, 1]})
     marks = {"label": [{2: "a", 6: "b", 4: "between tokens"}, {}]}

@@ -82,4 +82,4 @@ def test_first_rows_are_clipped_json():
 
 
 def test_names():
-    assert concept_name("facts", "label", ["label"]) == "facts.label"
+    assert concept_name("facts", "label") == "facts.label"

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ from interp.runs import metrics
 from interp.store import ActivationStore
 from probes import ConceptDepth, concept_depth
 from probes.curves import MORE_CURVES
+from probes.onset import Null
+from probes.scores import bootstrap_weights
 
 NAMES = ("embed", *(f"resid_post.{i}" for i in range(6)))
 
@@ -321,15 +324,75 @@ def test_direction_says_what_it_needs():
 def test_results_saved_before_load(depth, tmp_path):
     path = depth.save(tmp_path / "r.json")
     document = json.loads(path.read_text())
-    new = [k for k in document["fields"] if k in MORE_CURVES or k in ("probe", "directions")]
+    later = ("probe", "directions", "hits", "group_sizes", "null_spread", "rows_hash")
+    new = [k for k in document["fields"] if k in (*MORE_CURVES, *later)]
     for name in new:
         del document["fields"][name]
     path.write_text(json.dumps(document))
     old = Result.load(path)
-    assert old.f1_low is None
+    assert old.f1_low is None and old.hits is None
     assert old.metrics()["f1_low"] is None
     assert "f1_low" not in old.to_frame()
     assert "f1_low" in depth.to_frame()
+
+
+def test_hits_are_the_answers_behind_the_curve(depth, tmp_path):
+    assert depth.hits.shape == (7, 48) and depth.group_sizes.sum() == depth.n
+    assert depth.hits.dtype == depth.group_sizes.dtype == np.uint8
+    assert (depth.hits <= depth.group_sizes).all() and (depth.hits < depth.group_sizes).any()
+    np.testing.assert_array_equal(depth.hits.sum(1) / depth.n, depth.accuracy)
+    # The interval of accuracy is that of these groups, and of no others.
+    weights = bootstrap_weights(np.arange(48), draws=1000, seed=0)
+    ends = np.quantile((weights @ depth.hits[4]) / (weights @ depth.group_sizes), [0.025, 0.975])
+    np.testing.assert_allclose(ends, [depth.accuracy_low[4], depth.accuracy_high[4]], rtol=1e-6)
+    null = Null(depth.shuffled, depth.null_spread, depth.permutations - 1)
+    np.testing.assert_array_equal(null.p_values(depth.accuracy), depth.p_value)
+    again = Result.load(depth.save(tmp_path / "r.json"))
+    for name in ("hits", "group_sizes", "null_spread"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(depth, name))
+        assert getattr(again, name).dtype == getattr(depth, name).dtype
+    assert again.rows_hash == depth.rows_hash
+
+
+def test_without_groups_a_row_is_its_own():
+    store = planted(n=60, names=NAMES[:2])
+    r = concept_depth(store, permutations=0)
+    assert r.hits.shape == (2, 60) and set(r.group_sizes) == {1}
+    assert np.isnan(r.null_spread).all()
+    split = concept_depth(store, mode="released_code", permutations=2)
+    assert split.group_sizes.sum() == split.hits.shape[1] == 24  # only test rows have an answer
+    np.testing.assert_array_equal(split.hits.mean(1), split.accuracy)
+
+
+def test_the_rows_hash_is_that_of_rows_labels_groups_and_folds():
+    store = planted(n=60, names=NAMES[:2])
+    quick = {"groups": "city", "permutations": 0, "strengths": 1.0, "random_features": False}
+    first = concept_depth(store, **quick)
+    other = planted(n=60, names=NAMES[:3], seed=1)
+    other.rows[:] = store.rows
+    for same in (store, other):  # what is read at them does not count
+        r = concept_depth(same, **{**quick, "permutations": 2, "probe": "ridge"})
+        assert r.rows_hash == first.rows_hash
+    missing, moved = (planted(n=60, names=NAMES[:2]) for _ in range(2))
+    missing.rows["label"] = missing.rows["label"].astype(object).where(np.arange(60) > 0, None)
+    moved.rows["city"] = np.arange(60)
+    for changed, options in (
+        (missing, {}),
+        (moved, {}),
+        (store, {"seed": 1}),
+        (store, {"folds": 4}),
+        (store, {"positive": "0"}),
+        (store, {"mode": "released_code"}),
+    ):
+        r = concept_depth(changed, **{**quick, **options})
+        assert r.rows_hash != first.rows_hash, options
+
+
+def test_hits_of_a_large_result_take_little_room(depth, tmp_path):
+    wide = replace(depth, hits=np.ones((50, 20_000), np.uint8), group_sizes=np.ones(20_000, "u1"))
+    more = wide.save(tmp_path / "w.json").stat().st_size
+    less = replace(wide, hits=None, group_sizes=None).save(tmp_path / "r.json").stat().st_size
+    assert more - less < 1.4e6  # a byte each, as text
 
 
 def test_directions_and_warnings_survive_a_file(depth, tmp_path):

@@ -45,6 +45,28 @@ def test_batched_is_one_by_one_and_at_the_optimum(n, d, k):
         assert gradient(X, y[i], C[i], weights[i], 1.01 * w, b)[0].norm() > 1e-4 * w.norm()
 
 
+@pytest.mark.parametrize(("n", "d"), [(80, 10), (30, 60)])
+@pytest.mark.parametrize(("small", "patience"), [(256, 8), (0, 0), (0, 20)])
+def test_one_alone_by_gradients_by_factors_and_by_both(monkeypatch, n, d, small, patience):
+    """Small X is factorised at once; else gradients come first, and a factor if they fail."""
+    X, y = make(n, d, 2, sets=1)
+    monkeypatch.setattr(logistic, "SMALL", small)
+    monkeypatch.setattr(logistic, "PATIENCE", patience or 1 / 1000)
+    made = []
+    monkeypatch.setattr(
+        logistic, "_factor", lambda m, factor=logistic._factor: made.append(1) or factor(m)
+    )
+    for C in (1e-3, 1.0, 1e3):
+        strength = torch.tensor([C], dtype=torch.float64)
+        fits = fit_logistic(X, y, strength, tol=1e-8)
+        assert fits.converged.all()
+        w, b = fits.coef[0], fits.intercept[0]
+        g, gb = gradient(X, y[0], C, torch.ones(n, dtype=torch.float64), w, b)
+        assert g.norm() <= 1e-6 * w.norm()
+        assert gb.abs().max() <= 1e-6 * C * n
+    assert bool(made) == (patience > 0)  # with patience without end no factor is needed
+
+
 def test_error_bounds_the_distance_to_the_optimum():
     X, y = make(100, 20, 2, sets=3)
     C = torch.tensor([0.01, 1.0, 10.0], dtype=torch.float64)

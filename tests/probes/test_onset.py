@@ -7,7 +7,7 @@ from scipy.stats import norm, t
 from interp.store import ActivationStore
 from probes import concept_depth
 from probes.onset import holm, null_of, onset_interval
-from probes.scores import bootstrap_weights
+from probes.scores import accuracy_in_draws, bootstrap_weights, hits_of_groups
 
 NAMES = ("embed", *(f"resid_post.{i}" for i in range(6)))
 
@@ -101,13 +101,18 @@ def test_interval_of_the_onset():
     rng = np.random.default_rng(0)
     share = (0.5, 0.5, 0.62, 0.95, 0.95)
     right = np.stack([rng.random(200) < s for s in share])
-    ids, weights = np.arange(200), bootstrap_weights(np.arange(200), draws=500, seed=0)
+    ids = np.arange(200)
+    weights = bootstrap_weights(ids, draws=500, seed=0)
+
+    def drawn(right):
+        return accuracy_in_draws(*hits_of_groups(right, ids), weights)
+
     null = null_of(rng.normal(0.5, 0.035, (5, 10)), np.full(5, 0.035), n=200)
-    assert onset_interval(right, ids, weights, null) == (2, 3)  # the middle place is in doubt
+    assert onset_interval(drawn(right), null) == (2, 3)  # the middle place is in doubt
     sure = np.stack([rng.random(200) < s for s in (0.5, 0.5, 0.97, 0.95, 0.95)])
-    assert onset_interval(sure, ids, weights, null) == (2, 2)
+    assert onset_interval(drawn(sure), null) == (2, 2)
     nothing = np.stack([rng.random(200) < 0.5 for _ in share])
-    assert onset_interval(nothing, ids, weights, null)[1] is None
+    assert onset_interval(drawn(nothing), null)[1] is None
 
 
 def test_what_the_embedding_and_the_final_norm_count_for():

@@ -1,6 +1,7 @@
 """Perturbations: what the noise is, that weights come back, and that measures shift."""
 
 import random
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from interp.data import read
 from interp.errors import DataError, ModelError, ParameterError
 from interp.models import Model
 from probes import Perturbed, perturbation_effect
+from probes.paired import MEASURES, clears_zero
 from probes.perturb import (
     PERTURBATIONS,
     Perturbation,
@@ -268,10 +270,19 @@ def test_every_kind_runs_and_the_model_is_as_it_was(gpt2, data, tmp_path):
         for m in ("jump_point", "converging_point", "onset_depth"):
             undefined = run[m] is None or found.clean[m] is None
             assert (run[f"{m}_shift"] is None) == undefined
+        for m in MEASURES:
+            low, high = run[f"{m}_shift_low"], run[f"{m}_shift_high"]
+            assert (low is None) == (high is None) and (low is None or low <= high)
+            assert (f"{m}_shift" in run["reasons"]) == (run[f"{m}_shift"] is None)
+            assert (low is None) == any(k.startswith(f"{m}_shift") for k in run["reasons"])
     assert all(torch.equal(v, before[n]) for n, v in gpt2.module.state_dict().items())
     assert not gpt2.module._forward_pre_hooks
     assert Perturbed.load(found.save(tmp_path / "a.json")) == found
-    assert list(found.to_frame()["kind"]) == ["clean", *PERTURBATIONS]
+    frame = found.to_frame()
+    assert list(frame["kind"]) == ["clean", *PERTURBATIONS]
+    assert list(frame["peak_shift_low"][1:]) == [r["peak_shift_low"] for r in found.runs]
+    assert list(frame.columns).index("peak_shift_high") == len(frame.columns) - 1
+    assert "1,000 draws over rows, the same ones" in found.metrics()["interval"]
     assert found.metrics()["runs"][1]["strength"] == 0.05
     # each store is its own, and a second start finds them
     assert len(list((tmp_path / "acts").iterdir())) == 8
@@ -284,9 +295,25 @@ def test_strong_noise_lowers_the_peak_and_weak_noise_does_not(gpt2, data):
     weak, strong = found.runs
     assert found.clean["peak"] > 0.9
     assert abs(weak["peak_shift"]) < 0.06 and strong["peak_shift"] < -0.15
+    assert clears_zero(strong, "peak") and not clears_zero(weak, "peak")
+    assert strong["peak_shift_low"] <= strong["peak_shift"] <= strong["peak_shift_high"] < 0
 
 
-def test_a_known_clean_result_is_not_made_again(gpt2, data, monkeypatch):
+def test_rounding_that_changes_nothing_moves_nothing(gpt2, data):
+    with torch.no_grad():
+        for p in gpt2.module.parameters():
+            p.copy_(p.bfloat16())
+    (found,) = perturbation_effect(gpt2, data, ["bfloat16", "gaussian=30"], **QUICK)
+    same, moved = found.runs
+    assert same["accuracy"] == found.clean["accuracy"] != moved["accuracy"]
+    for m in MEASURES:
+        if found.clean[m] is not None and same[f"{m}_shift_undefined"] <= 0.05:
+            assert [same[f"{m}_shift{end}"] for end in ("", "_low", "_high")] == [0.0, 0.0, 0.0]
+    assert same["peak_shift_low"] == same["converging_point_shift_low"] == 0.0
+    assert moved["peak_shift_low"] < moved["peak_shift_high"] < 0
+
+
+def test_a_known_clean_result_is_not_made_again(gpt2, data, tmp_path, monkeypatch):
     import probes
     import probes.perturb
 
@@ -299,6 +326,43 @@ def test_a_known_clean_result_is_not_made_again(gpt2, data, monkeypatch):
     )
     (found,) = perturbation_effect(gpt2, data, "int8", clean={"label": clean}, **QUICK)
     assert len(calls) == 1 and found.clean["peak"] == clean.peak
+    (made,) = perturbation_effect(gpt2, data, "int8", **QUICK)
+    saved = probes.ConceptDepth.load(clean.save(tmp_path / "clean.json"))
+    (loaded,) = perturbation_effect(gpt2, data, "int8", clean={"label": saved}, **QUICK)
+    assert made.runs == loaded.runs == found.runs
+    calls.clear()
+    old = replace(clean, hits=None, group_sizes=None, rows_hash=None)
+    (anew,) = perturbation_effect(gpt2, data, "int8", clean={"label": old}, **QUICK)
+    assert len(calls) == 2 and anew.runs == found.runs
+
+
+def test_a_clean_result_of_something_else_is_refused(gpt2, data, tiny, tokenizer, monkeypatch):
+    import probes.perturb
+
+    def clean(model, data, **options):
+        store = interp.capture(model, data, ["embed", "resid_post.*"])
+        return {"label": probes.concept_depth(store, "label", **{**QUICK, **options})}
+
+    mine = clean(gpt2, data)
+    other = replace(data, inputs=[t + " w9" for t in data.inputs])
+    captures = []
+    inner = probes.perturb.Capture
+    monkeypatch.setattr(probes.perturb, "Capture", lambda *a: captures.append(1) or inner(*a))
+    with pytest.raises(DataError, match="is of other data than things"):
+        perturbation_effect(gpt2, data, "int8", clean=clean(gpt2, other), **QUICK)
+    with torch.no_grad():
+        gpt2.module.transformer.wte.weight.mul_(2)
+    with pytest.raises(DataError, match="is of another model than tiny"):
+        perturbation_effect(gpt2, data, "int8", clean=mine, **QUICK)
+    assert captures == []  # before anything is captured
+    for kind, options, says in (
+        (DataError, {"seed": 1}, "same rows, classes, groups and folds"),
+        (ParameterError, {"permutations": 3}, "same permutations"),
+    ):
+        wrong = clean(gpt2, data, **options)
+        with pytest.raises(kind, match=says):
+            perturbation_effect(gpt2, data, ["int8", "int4"], clean=wrong, **QUICK)
+    assert captures == [1, 1]  # after the first run, not after all
 
 
 def test_what_does_not_fit_is_refused(gpt2, data, tiny):

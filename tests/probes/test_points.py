@@ -3,6 +3,7 @@ import pytest
 
 from interp.errors import ParameterError
 from probes import converging_point, jump_point
+from probes.points import converging_points, jump_points
 
 GEMMA_2B_CITIES = [
     0.445, 0.521, 0.869, 0.905, 0.939, 0.975, 0.981, 0.986, 0.984,
@@ -42,6 +43,22 @@ def test_points_do_not_depend_on_the_scale():
     assert jump_point(curve / 2) == jump_point(curve)
     assert converging_point(curve / 2) == converging_point(curve)
     assert converging_point(np.append(curve, 0.5)) == 1.0  # a late fall is no convergence
+
+
+@pytest.mark.parametrize("d", [0, 1, 2, 7])
+def test_many_curves_are_each_by_itself(d):
+    curves = np.random.default_rng(d).choice([0.0, 0.5, 0.505, 0.56, np.nan], (60, d))
+
+    def each(point, **rule):
+        return [np.nan if (p := point(c, **rule)) is None else p for c in curves]
+
+    np.testing.assert_array_equal(jump_points(curves), each(jump_point))
+    for rule in ("stable_after", "literal"):
+        np.testing.assert_array_equal(
+            converging_points(curves, rule), each(converging_point, rule=rule)
+        )
+    some = np.isfinite(jump_points(curves))
+    assert not some.any() if d < 2 else (some.any() and not some.all())
 
 
 def test_refuses():

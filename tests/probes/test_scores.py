@@ -3,6 +3,7 @@ import pytest
 from sklearn import metrics
 
 from probes.scores import (
+    accuracy_in_draws,
     area_interval,
     area_under_curve,
     bootstrap_weights,
@@ -10,6 +11,7 @@ from probes.scores import (
     calibration_interval,
     f1_interval,
     f1_score,
+    hits_of_groups,
     weighted_interval,
 )
 
@@ -50,6 +52,23 @@ def test_interval_over_rows_is_the_binomials():
     half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
     assert low == pytest.approx(0.75 - half, abs=0.01)
     assert high == pytest.approx(0.75 + half, abs=0.01)
+
+
+def test_hits_are_counted_by_group_in_the_smallest_integers():
+    right = np.array([[1, 0, 1, 1], [0, 0, 0, 1]], dtype=bool)
+    hits, sizes = hits_of_groups(right, np.array([0, 2, 2, 1]))
+    assert hits.tolist() == [[1, 1, 1], [0, 1, 0]] and sizes.tolist() == [1, 1, 2]
+    assert hits.dtype == sizes.dtype == np.uint8
+    for n, dtype in ((255, np.uint8), (256, np.uint16), (70_000, np.uint32)):
+        hits, sizes = hits_of_groups(np.ones((1, n), dtype=bool), np.zeros(n, dtype=int))
+        assert hits.dtype == dtype and hits[0, 0] == sizes[0] == n
+    # Group 2 twice, group 0 once: 2 * 1 + 1 of 2 * 2 + 1 rows.
+    drawn = accuracy_in_draws(
+        np.array([[1, 1, 1]], dtype=np.uint8),
+        np.array([1, 1, 2]),
+        np.array([[1.0, 0, 2], [1, 1, 1]]),
+    )
+    np.testing.assert_array_equal(drawn, [[3 / 5], [3 / 4]])
 
 
 def test_interval_over_groups_counts_groups_not_rows():

@@ -2,7 +2,8 @@
 
 import typer
 
-from interp.cli.sae import features, steer, train
+from interp.cli.sae import convert, features, steer, train
+from interp.cli.sae import eval as evaluation
 from interp.cli.shell import command
 
 __all__ = ["app"]
@@ -14,8 +15,10 @@ app = typer.Typer(
 )
 COMMANDS = {
     "train": train.run,
+    "eval": evaluation.run,
     "features": features.run,
     "steer": steer.run,
+    "convert": convert.run,
 }
 for _name, _run in COMMANDS.items():
     command(app, _name, _run)

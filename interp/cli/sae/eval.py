@@ -1,0 +1,310 @@
+"""``interp sae eval``: what an SAE keeps, what a model makes of it, and what its latents read."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli import options as o
+from interp.cli.shell import bar, emit, note, table
+from interp.errors import ModelError, ParameterError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from interp.data import Dataset
+    from interp.models import Model
+    from interp.runs import Run
+    from interp.store import ActivationStore
+    from saes import SAE
+
+
+def run(
+    sae: Annotated[str, typer.Argument(metavar="SAE", help="Folder or hub id of a saved SAE.")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="As for capture; else give --store.")
+    ] = None,
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for capture.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Judge by this store, in place of MODEL and DATA.")
+    ] = None,
+    hookpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hookpoint",
+            "-p",
+            help="What the SAE reads, a crosscoder several; else what it was trained on.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Hook point that a transcoder predicts.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sae-eval"),
+    other: Annotated[
+        str | None, typer.Option(help="Another SAE, such as of another seed, to be matched.")
+    ] = None,
+    label_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of labels for k-sparse probing, repeatable."),
+    ] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Column whose values stay on one side of a split.")
+    ] = None,
+    ks: Annotated[str, typer.Option(help="Latents of a sparse probe, a comma list.")] = "1,2,5,10",
+    absorption: Annotated[
+        bool,
+        typer.Option("--absorption", help="Feature absorption too, of each --label-column."),
+    ] = False,
+    first_letters: Annotated[
+        bool,
+        typer.Option("--first-letters", help="Feature absorption of words' first letters."),
+    ] = False,
+    loss: Annotated[
+        bool, typer.Option("--loss/--no-loss", help="Splice the SAE into MODEL over DATA.")
+    ] = True,
+    pool: Annotated[str, typer.Option(help="Rows of MODEL and DATA: all, or as for capture.")] = (
+        "all"
+    ),
+    batch_size: Annotated[int | None, typer.Option(help="Rows encoded at a time.")] = None,
+    forward_batch_size: Annotated[
+        int | None, typer.Option(help="Rows of a forward of MODEL; else 4,096 tokens.")
+    ] = None,
+    text_column: o.TextColumn = None,
+    seed: o.Seed = 0,
+    dtype: o.Dtype = None,
+    max_length: o.MaxLength = None,
+    device: o.Device = "auto",
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    force: o.Force = False,
+    as_json: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """Judge a saved SAE on a store, or on a model and data, and write a report.
+
+    MODEL and DATA are captured in memory; for more rows than fit, capture a store first. With
+    texts and a causal language model the loss recovered by splicing is measured too.
+    """
+    if (store is None) == (model is None or data is None):
+        raise ParameterError("interp sae eval takes SAE and MODEL and DATA, or --store STORE.")
+    if first_letters and (store is not None or pool != "all"):
+        raise ParameterError("--first-letters needs MODEL and DATA, with --pool all.")
+    if absorption and not label_column:
+        raise ParameterError("--absorption needs --label-column, or use --first-letters.")
+    sizes = _whole_numbers(ks)
+    import interp
+    import saes
+    from interp.runs import Run, find_run
+
+    find_run(out, resume=False, force=force)  # refuse before anything is read
+    judged = saes.SAE.from_pretrained(sae)
+    points = _hookpoints(judged, o.split_commas(hookpoint), target)
+    loaded, source = None, None
+    if store is None:
+        loaded = interp.load(
+            str(model), device, dtype, revision, trust_remote_code=trust_remote_code
+        )
+        columns = {"text_column": text_column, "group_column": group_column}
+        source = interp.read(data, label_column=label_column, **columns)
+        with bar(f"capturing {source.name}") as progress:
+            held = interp.capture(
+                loaded,
+                source,
+                [*points, *([target] if target else [])],
+                pool=pool,  # pyright: ignore[reportArgumentType]  capture refuses other words
+                batch_size=forward_batch_size,
+                max_length=max_length,
+                progress=progress,
+            )
+        judged.to(loaded.device)
+    else:
+        held = interp.ActivationStore.open(store)
+    about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
+    options = {
+        "sae": _weights(judged),
+        "other": other,
+        **about,
+        "hookpoints": points,
+        "target": target,
+        "labels": label_column,
+        "group": group_column,
+        "ks": sizes,
+        "absorption": absorption,
+        "first_letters": first_letters,
+        "loss": loss,
+        "max_length": max_length,
+        "seed": seed,
+    }
+    started = Run(out, "sae eval", options, force=force)
+    acts = _matrix(held, points)
+    with bar("evaluating") as progress:
+        found = saes.evaluate(
+            judged,
+            acts,
+            y=held[target] if target else None,
+            batch_size=batch_size,
+            name="+".join(points),
+            progress=progress,
+        )
+    _add(started, found, about)
+    if loaded is not None and source is not None and loss:
+        _loss(started, judged, loaded, source, points, target, max_length, seed, about)
+    if other is not None:
+        second = saes.SAE.from_pretrained(other)
+        _add(started, saes.seed_stability(judged, second, seed=seed, name=found.name), about)
+    rows = held.rows_of(points[0]) if label_column else None
+    for label in label_column or []:
+        _label(
+            started, judged, acts, rows, label, held, group_column, sizes, absorption, seed, about
+        )
+    if first_letters and loaded is not None:
+        letters = saes.first_letters(loaded, source, max_length)
+        absorbed = saes.feature_absorption(
+            judged,
+            acts,
+            letters["letter"].to_numpy(),
+            groups=letters["token"].to_numpy(),
+            seed=seed,
+            batch_size=batch_size,
+            name="first letters",
+        )
+        _add(started, absorbed, about)
+    _finish(started, as_json)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ParameterError(f"--ks must be whole numbers with commas; got {text!r}.") from None
+
+
+def _hookpoints(sae: "SAE", asked: list[str], target: str | None) -> list[str]:
+    """The hook points that the SAE reads: those asked for, or the one it was trained on."""
+    if sae.transcodes != (target is not None):
+        need = "--target is needed: this is a transcoder" if sae.transcodes else "no transcoder"
+        raise ParameterError(f"{need}; --target names what a transcoder predicts.")
+    trained = sae.metadata.get("hookpoint")
+    if not asked and isinstance(trained, str) and not sae.transcodes:
+        asked = trained.split("+")
+    layers = sae.in_shape[0] if len(sae.in_shape) > 1 else 1
+    if len(asked) != layers:
+        raise ParameterError(
+            f"--hookpoint must name what this SAE reads, {layers} hook point"
+            f"{'s' * (layers != 1)}; got {', '.join(asked) or 'none'}."
+        )
+    return asked
+
+
+def _matrix(store: "ActivationStore", points: list[str]) -> Any:
+    """The rows of one hook point, or of several side by side."""
+    if len(points) == 1:
+        return store[points[0]]
+    import torch
+
+    return torch.stack([store[p][:] for p in points], 1)
+
+
+def _weights(sae: "SAE") -> str:
+    """A hash of the config and all weights."""
+    digest = hashlib.sha256(f"{sae.architecture} {sae.config.to_dict()}".encode())
+    for name, tensor in sorted(sae.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().double().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _add(run: "Run", result: Any, about: dict[str, Any]) -> None:
+    """Save a result, which then names the model and data too."""
+    from dataclasses import replace
+
+    run.add(replace(result, provenance={**about, **result.provenance}))
+
+
+def _loss(
+    run: "Run",
+    sae: "SAE",
+    model: "Model",
+    data: "Dataset",
+    points: list[str],
+    target: str | None,
+    max_length: int | None,
+    seed: int,
+    about: dict[str, Any],
+) -> None:
+    """The loss recovered, where there is one to recover."""
+    import saes
+
+    if data.kind != "text" or len(points) > 1:
+        note("no loss is recovered: that takes texts, and an SAE of one hook point.")
+        return
+    try:
+        with bar("splicing") as progress:
+            found = saes.loss_recovered(
+                model,
+                sae,
+                data,
+                points[0],
+                out_hookpoint=target,
+                max_length=max_length,
+                seed=seed,
+                progress=progress,
+            )
+    except ModelError as error:
+        note(f"no loss is recovered: {error}")
+        return
+    _add(run, found, about)
+
+
+def _label(
+    run: "Run",
+    sae: "SAE",
+    acts: Any,
+    rows: "pd.DataFrame | None",
+    label: str,
+    store: "ActivationStore",
+    group_column: str | None,
+    ks: list[int],
+    absorption: bool,
+    seed: int,
+    about: dict[str, Any],
+) -> None:
+    """What latents read of one label."""
+    import numpy as np
+
+    import saes
+    from probes.concepts import read_concept
+
+    assert rows is not None  # noqa: S101  they are read where there are labels
+    group = group_column or (store.manifest.get("data") or {}).get("group")
+    concept = read_concept(rows, label, group)
+    labels = np.full(len(rows), None, dtype=object)
+    labels[concept.rows] = [concept.classes[c] for c in concept.y]
+    if group is None and store.manifest.get("pool") == "all":
+        group = "document"  # tokens of one text must not be in training and test
+    groups = None if group is None else rows[group].to_numpy()
+    name = f"{(store.manifest.get('data') or {}).get('name', 'data')}.{label}"
+    found = saes.sparse_probing(sae, acts, labels, groups=groups, ks=ks, seed=seed, name=name)
+    _add(run, found, about)
+    if absorption:
+        absorbed = saes.feature_absorption(sae, acts, labels, groups=groups, seed=seed, name=name)
+        _add(run, absorbed, about)
+
+
+def _finish(run: "Run", as_json: bool) -> None:
+    """Metrics, report, and the headline numbers."""
+    import dashboards
+    from interp.runs import metrics
+
+    run.finish()
+    report = dashboards.Report(run.results, title="Evaluation of a sparse autoencoder")
+    path = report.write(run.path / "report.html")
+    if as_json:
+        emit(metrics(run.results))
+        return
+    for result in run.results:
+        frame = result.to_frame().head(30)
+        columns = [str(c) for c in frame.columns]
+        table(f"{result.kind} {result.name}", columns, frame.to_numpy(dtype=object).tolist())
+        typer.echo("")
+    typer.echo(f"report: {path}")

@@ -1,0 +1,111 @@
+"""What ``interp probe`` prints when it is done: the headline numbers of each kind of result."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from interp.cli.shell import table
+
+if TYPE_CHECKING:
+    from interp.results import Result
+
+__all__ = ["show"]
+
+TOKENS = 5
+"""Tokens of each kind that the table of the logit lens names."""
+
+
+def show(results: "Sequence[Result]") -> None:
+    """The headline numbers as tables on stdout: one of depths, and one of each other kind."""
+    _depths([r for r in results if r.kind == "concept_depth"])
+    _lenses([r for r in results if r.kind == "logit_lens"])
+    _steerings([r for r in results if r.kind == "steering"])
+    for result in (r for r in results if r.kind == "perturbation"):
+        _perturbed(result)
+
+
+def _depths(depths: list[Any]) -> None:
+    columns = [
+        "concept", "n", "peak", "at", "majority", "bag of words", "onset", "jump", "converges",
+    ]  # fmt: skip
+    rows = [
+        [
+            r.name,
+            r.n,
+            r.peak,
+            r.peak_hookpoint,
+            r.majority,
+            r.bag_of_words,
+            r.onset_depth,
+            r.jump_point,
+            r.converging_point,
+        ]
+        for r in depths
+    ]
+    table("", columns, rows)
+
+
+def _lenses(lenses: list[Any]) -> None:
+    if not lenses:
+        return
+    typer.echo("")
+    rows = [
+        [
+            r.name,
+            r.hookpoint,
+            r.towards,
+            " ".join(map(repr, r.raised[:TOKENS])),
+            " ".join(map(repr, r.lowered[:TOKENS])),
+        ]
+        for r in lenses
+    ]
+    table("logit lens", ["concept", "at", "towards", "raises", "lowers"], rows)
+
+
+def _steerings(found: list[Any]) -> None:
+    if not found:
+        return
+    typer.echo("")
+    columns = [
+        "concept", "at", "n", "slope", "random", "at alpha", "flipped", "random", "answers hold",
+    ]  # fmt: skip
+    rows = [
+        [
+            r.name,
+            r.hookpoint,
+            r.n,
+            r.slope,
+            r.random_slope,
+            f"{r.alphas[-1]:g}",
+            float(r.flipped[-1]),
+            float(r.random_flipped[-1]),
+            float(r.answer_mass),
+        ]
+        for r in found
+    ]
+    table("steering: log-odds a unit of alpha, and answers that flip", columns, rows)
+
+
+def _perturbed(result: Any) -> None:
+    moves = ("jump_point", "converging_point", "onset_depth", "peak")
+    rows = [[_title(run), run["peak"], *(_shift(run, m) for m in moves)] for run in result.runs]
+    typer.echo("")
+    table(
+        f"{result.name} perturbed: shifts of",
+        ["", "peak", "jump", "converges", "onset", "peak by"],
+        rows,
+    )
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    strength = run["strength"]
+    return run["kind"] if strength is None else f"{run['kind']}={strength:g}"
+
+
+def _shift(run: Mapping[str, Any], measure: str) -> float | str | None:
+    """How far a measure moves, with its interval where the result has one."""
+    value, low, high = (run.get(f"{measure}_shift{end}") for end in ("", "_low", "_high"))
+    if value is None or low is None or high is None:
+        return value
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
