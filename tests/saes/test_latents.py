@@ -296,6 +296,21 @@ def test_a_name_is_a_label_that_holds_on_other_documents(lm):
     assert not saes.features(reading(4), stored(mixed, [4] * n), data, "h", model=lm).named.any()
 
 
+@pytest.mark.parametrize("name", [n for n in saes.ARCHITECTURES if n != "crosscoder"])
+def test_every_architecture_has_features(small, name):
+    sae = small(name).eval()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, sae.d_in, generator=generator)
+    found = saes.features(sae, stored(x, [20, 30]), None, "h", batch_size=25)
+    z = sae.encode(x)
+    assert found.fires.tolist() == (z > 0).sum(0).tolist() and found.fires.sum() > 0
+    assert np.nan_to_num(found.strongest) == pytest.approx(z.amax(0).tolist(), rel=1e-5)
+    both = (z > 0).T.float() @ (z > 0).float()
+    commonest = int(found.fires.argmax())
+    partner = found[commonest].partners[0]
+    assert partner.tokens == both[commonest, partner.latent]
+
+
 def test_bad_input_ends_in_a_sentence(lm, texts):
     sae, store = reading(4), stored(X, [3, 2, 1])
     for options, said in (
