@@ -23,11 +23,11 @@ def training_curves(result: Training) -> Plot:
     """
     fig = Plot()
     x = f32(result.steps)
-    parts = [name for name in result.loss if name != "total"]
-    _line(fig, x, result.loss["total"], "loss", "curve", "solid", "y", "%{y:.4g}")
-    for i, name in enumerate(parts if len(parts) > 1 else []):
+    parts = [name for name, v in result.loss.items() if name != "total" and (v > 0).any()]
+    for i, name in enumerate(parts if len(parts) > 1 else []):  # a single part is the total
         values = np.where(result.loss[name] > 0, result.loss[name], np.nan)  # the axis is a log
         _line(fig, x, values, name, PARTS[i % 4], DASHES[i % 4], "y", "%{y:.4g}")
+    _line(fig, x, result.loss["total"], "loss", "curve", "solid", "y", "%{y:.4g}")
     _line(fig, x, result.fvu, "FVU", "curve", "solid", "y2", "%{y:.4f}")
     _line(fig, x, result.l0, "L0", "curve", "solid", "y3", "%{y:.1f}")
     _line(fig, x, result.dead, "dead", "curve", "solid", "y4", "%{y:.2%}")

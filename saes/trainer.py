@@ -285,7 +285,8 @@ def _hand_over(
     scale = trainee.scale_in.flatten().tolist() if trainee.scaled else None
     settings = {k: v for k, v in settings.items() if k != "configs"}
     site = rows.sites[trainee.site]
-    about = {**provenance, "seed": settings["seed"], "training": settings, "versions": versions()}
+    about = {**provenance, "seed": settings["seed"], "versions": versions()}
+    about["training"] = {**settings, "lr": trainee.lr}
     if site:
         about["hookpoint"] = site
     sae.training_log = Training(

@@ -1,5 +1,7 @@
 """The training page: curves, words, and names from data as text."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,12 +35,19 @@ def result():
 def test_the_curves_are_the_log(result):
     fig = dashboards.figure(result)
     lines = {t.name: t for t in fig.data}
-    assert list(lines) == ["loss", "reconstruction", "auxk", "FVU", "L0", "dead"]
+    assert list(lines) == ["reconstruction", "auxk", "loss", "FVU", "L0", "dead"]
     assert np.allclose(lines["FVU"].y, result.fvu, atol=1e-6)
     assert np.allclose(lines["dead"].y, result.dead, atol=1e-6)
     assert np.isnan(lines["auxk"].y[:9]).all()  # nothing below 0 on a logarithmic axis
     assert np.allclose(lines["auxk"].y[9:], 1)
     assert len({lines[n].yaxis or "y" for n in ("loss", "FVU", "L0", "dead")}) == 4
+
+
+def test_a_part_that_is_all_of_the_loss_is_not_drawn_twice(result):
+    total = result.loss["reconstruction"]
+    alone = {"total": total, "reconstruction": total, "auxk": np.zeros(40)}
+    names = [t.name for t in dashboards.figure(replace(result, loss=alone)).data]
+    assert names == ["loss", "FVU", "L0", "dead"]
 
 
 def test_the_words_hold_the_numbers(result):
@@ -54,8 +63,6 @@ def test_the_page_shows_it_with_its_table(result):
 
 
 def test_a_name_from_data_is_text(result):
-    from dataclasses import replace
-
     attack = "<script>window.hit=1</script>"
     page = dashboards.Report([replace(result, name=attack, provenance={})]).html()
     assert attack not in page
