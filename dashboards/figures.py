@@ -7,6 +7,7 @@ from dashboards import tables
 from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
+from dashboards.features import densities
 from dashboards.heat import heatmap
 from dashboards.sae import density_bars, loss_bars
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
@@ -17,6 +18,7 @@ from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from saes.evaluation import Evaluation
+from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
 
@@ -68,5 +70,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     Evaluation: density_bars,
     LossRecovered: loss_bars,
     Training: training_curves,
+    Features: densities,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -18,12 +18,15 @@ from typing import Any, Literal
 import numpy as np
 
 __all__ = [
+    "Bars",
     "Cell",
     "Code",
     "Column",
     "Data",
     "Details",
     "Figure",
+    "Filtered",
+    "Highlight",
     "Items",
     "Link",
     "Missing",
@@ -251,6 +254,92 @@ class Sparkline(Part):
 
 
 @dataclass(frozen=True)
+class Bars(Part):
+    """A histogram the size of a word, from 0 up; no script."""
+
+    values: Sequence[float]
+    alt: str
+    width: int = 132
+    height: int = 28
+
+    def html(self, level: int = 2) -> str:
+        """An inline SVG in the colour of the text."""
+        most = max([float(v) for v in self.values], default=0.0) or 1.0
+        step = self.width / max(len(self.values), 1)
+        bars = "".join(
+            f'<rect x="{i * step:.1f}" y="{self.height - tall:.1f}" width="{step * 0.86:.1f}" '
+            f'height="{tall:.1f}"/>'
+            for i, v in enumerate(self.values)
+            if (tall := max(float(v) / most * self.height, 1.0 if v > 0 else 0.0))
+        )
+        frame = _attributes(
+            class_="spark bars",
+            role="img",
+            aria_label=clip(self.alt),
+            width=self.width,
+            height=self.height,
+            viewBox=f"0 0 {self.width} {self.height}",
+        )
+        return f'<svg{frame} fill="currentColor">{bars}</svg>'
+
+
+@dataclass(frozen=True)
+class Highlight(Part):
+    """Tokens of a text, each on a background as strong as its value.
+
+    ``values`` are from 0 to ``most``; one above 0 is in its token's title. The token ``at`` is
+    underlined, and its value is there for screen readers.
+    """
+
+    tokens: Sequence[str]
+    values: Sequence[float]
+    most: float
+    at: int
+
+    def html(self, level: int = 2) -> str:
+        """An isolated span with a mark for each token whose value is above 0."""
+        parts = []
+        for i, (token, value) in enumerate(zip(self.tokens, self.values, strict=True)):
+            seen = token.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
+            text = _text(clip(seen, 80)) or "∅"
+            if not value > 0:
+                parts.append(text)
+                continue
+            share = round(100 * min(value / self.most, 1.0)) if self.most > 0 else 0
+            frame = _attributes(
+                title=f"{value:.3g}", style=f"--a:{share}", class_="at" if i == self.at else None
+            )
+            said = f'<span class="unseen"> ({value:.3g}) </span>' if i == self.at else ""
+            parts.append(f"<mark{frame}>{text}{said}</mark>")
+        return f'<bdi class="tokens" dir="ltr">{"".join(parts)}</bdi>'
+
+
+@dataclass(frozen=True)
+class Filtered(Part):
+    """Parts under a field that hides those without the words typed into it.
+
+    The field is there only where the page's script runs; without it all parts stand.
+    """
+
+    id: str
+    label: str
+    parts: tuple[Part, ...]
+
+    def html(self, level: int = 2) -> str:
+        """A labelled field, how many parts are left, and a list."""
+        field = _attributes(
+            id=f"{self.id}-field", type="search", data_filter=self.id, autocomplete="off"
+        )
+        rows = "".join(f"<li>{part.html(level)}</li>" for part in self.parts)
+        return (
+            f'<div class="filter" hidden><label{_attributes(for_=f"{self.id}-field")}>'
+            f"{_text(clip(self.label))}</label> <input{field}>"
+            f' <output{_attributes(for_=f"{self.id}-field")} aria-live="polite"></output></div>\n'
+            f'<ul class="filtered"{_attributes(id=self.id)}>{rows}</ul>\n'
+        )
+
+
+@dataclass(frozen=True)
 class Paragraph(Part):
     """A paragraph of text and inline parts; a warning or note is said in words as well."""
 
@@ -331,11 +420,16 @@ class Details(Part):
 
     summary: str
     parts: tuple[Part, ...]
+    id: str | None = None
+    open: bool = False
 
     def html(self, level: int = 2) -> str:
         """A disclosure."""
         inside = render(self.parts, level)
-        return f"<details><summary>{_text(clip(self.summary))}</summary>\n{inside}</details>\n"
+        frame = _attributes(id=self.id) + " open" * self.open
+        return (
+            f"<details{frame}><summary>{_text(clip(self.summary))}</summary>\n{inside}</details>\n"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import plotly.offline
 from dashboards import depth_page, html, tables
 from dashboards.compare import series
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
+from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.headlines import glossary, headlines
 from dashboards.sae import density_reading, recovered_reading
@@ -21,6 +22,7 @@ from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from saes.evaluation import Evaluation
+from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
 
@@ -36,6 +38,8 @@ KINDS = {
     "steering": "steering",
     "logit_lens": "logit lens",
     "sae_training": "training",
+    "sae_features": "features",
+    "sae_ablation": "ablated latents",
     "sae_evaluation": "evaluation",
 }
 """Kinds of result in words, for headings."""
@@ -45,6 +49,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     Steering: steering_reading,
     LogitLens: lens_reading,
     Training: training_reading,
+    Features: densities_reading,
     Evaluation: density_reading,
     LossRecovered: recovered_reading,
 }
@@ -231,7 +236,7 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
     )
     for i, result in ((i, results[i]) for i in order):
         for full in (True, False):
-            part = _part(result, titles[i], ids[id(result)], f"fig{i + 1}", full=full)
+            part = _part(result, titles[i], ids[id(result)], f"fig{i + 1}", full=full, room=room)
             size = _bytes([part])
             if size <= room:
                 room -= size
@@ -269,7 +274,9 @@ def _titles(results: Sequence[Result]) -> list[str]:
     return titles
 
 
-def _part(result: Result, title: str, part_id: str, figure_id: str, *, full: bool) -> html.Section:
+def _part(
+    result: Result, title: str, part_id: str, figure_id: str, *, full: bool, room: int
+) -> html.Section:
     """What was found for one result: its figure, its table, its data, and warnings."""
     parts: list[html.Part] = []
     if isinstance(result, ConceptDepth):
@@ -290,6 +297,8 @@ def _part(result: Result, title: str, part_id: str, figure_id: str, *, full: boo
         parts.append(html.Figure(figure_id, tables.spec(fig), alt, _reading(result), table, height))
     else:
         parts.append(tables.frame_table(result.to_frame(), tables.concept(result)))
+    if full and isinstance(result, Features):
+        parts += feature_list(result, part_id, room - _bytes(parts) - 5_000)
     if isinstance(result, ConceptDepth):
         done = [*depth_page.done(result), result.interval]
     else:

@@ -232,7 +232,6 @@ def logit_lens(
         raise ParameterError(f"k must be at least 1; got {k}.")
     model = load(model)
     check_language_model(model)
-    unembed, norm = model.unembedding(), model.final_norm()
     towards, about = None, {}
     doubt: dict[str, str] = {}
     if isinstance(direction, ConceptDepth):
@@ -248,24 +247,11 @@ def logit_lens(
             f"and {hookpoint} is not known to lie in it; take embed, resid_pre or resid_post, or "
             "give the direction itself as a tensor."
         )
-    weight: Any = unembed.weight
-    vector = torch.as_tensor(direction).detach().reshape(-1).double()
-    if len(vector) != weight.shape[-1]:
-        raise ShapeError(
-            f"the unembedding of {model.spec} reads vectors of {weight.shape[-1]}; the direction "
-            f"has {len(vector)}."
-        )
+    vector = torch.as_tensor(direction).detach().reshape(1, -1).double()
     size = float(vector.pow(2).mean().sqrt())
     if not np.isfinite(size) or size == 0:
         raise ParameterError("the direction is zero or not finite; it names no token.")
-    v = (vector / size).to(model.device, weight.dtype)
-    with torch.no_grad():
-        if norm is not None:
-            v = norm(v[None, None])[0, 0] - norm(torch.zeros_like(v)[None, None])[0, 0]
-        logits = (weight.detach().double() @ v.double()).cpu()
-    words = len(model.tokenizer) if model.tokenizer is not None else len(logits)
-    logits = logits[:words]  # rows beyond the vocabulary only round up the matrix
-    logits -= logits.mean()
+    logits = lens_logits(model, vector)[0].cpu()
     order = logits.argsort(descending=True, stable=True)
     k = min(k, len(order))
     up, down = order[:k].tolist(), order.flip(0)[:k].tolist()
@@ -285,11 +271,50 @@ def logit_lens(
         notes=(
             "A linear reading: the final norm's centring and gain are applied, its bias and the "
             "scale of the stream are not."
-            if norm is not None
+            if model.final_norm() is not None
             else "No final norm was found; the direction goes to the unembedding as it is.",
         ),
         reasons=doubt,
     )
+
+
+def lens_logits(model: Model, directions: Tensor) -> Tensor:
+    """What each direction adds to the logit of each token, as `logit_lens` reads one direction.
+
+    Parameters
+    ----------
+    directions : [n, d_model]; each is brought to a root mean square of 1 first.
+
+    Returns
+    -------
+    Tensor
+        [n, tokens], float64, on the model's device, the mean over tokens taken off each row; nan
+        for a direction of zeros.
+
+    Raises
+    ------
+    ModelError
+        The model has no unembedding.
+    ShapeError
+        The directions do not have the width of the stream.
+    """
+    unembed, norm = model.unembedding(), model.final_norm()
+    weight: Any = unembed.weight
+    if directions.shape[1] != weight.shape[-1]:
+        raise ShapeError(
+            f"the unembedding of {model.spec} reads vectors of {weight.shape[-1]}; the direction "
+            f"has {directions.shape[1]}."
+        )
+    vectors = directions.detach().double()
+    vectors = vectors / vectors.pow(2).mean(1, keepdim=True).sqrt()
+    v = vectors.to(model.device, weight.dtype)
+    with torch.no_grad():
+        if norm is not None:
+            v = (norm(v[:, None]) - norm(torch.zeros_like(v[:1])[:, None]))[:, 0]
+        logits = v.double() @ weight.detach().double().T
+    words = len(model.tokenizer) if model.tokenizer is not None else logits.shape[1]
+    logits = logits[:, :words]  # rows beyond the vocabulary only round up the matrix
+    return logits - logits.mean(1, keepdim=True)
 
 
 def _doubt(depth: ConceptDepth) -> dict[str, str]:

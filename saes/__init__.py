@@ -6,6 +6,7 @@ class that it is. `evaluate`, `loss_recovered`, `sparse_probing`, `feature_absor
 `seed_stability` judge one.
 """
 
+from saes.ablation import Ablation, ablate_latents, ablation_effect
 from saes.absorption import Absorption, feature_absorption, first_letters
 from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
 from saes.codes import Codes
@@ -16,8 +17,10 @@ from saes.gated import GatedConfig, GatedSAE
 from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.k_sparse import SparseProbing, sparse_probing
+from saes.latents import features
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
+from saes.records import Feature, Features
 from saes.recovery import LossRecovered, loss_recovered
 from saes.relu import ReLUConfig, ReLUSAE
 from saes.rows import MatrixRows
@@ -40,6 +43,7 @@ ARCHITECTURES.update(
 
 __all__ = [
     "ARCHITECTURES",
+    "Ablation",
     "Absorption",
     "BatchTopKConfig",
     "BatchTopKSAE",
@@ -47,6 +51,8 @@ __all__ = [
     "Crosscoder",
     "CrosscoderConfig",
     "Evaluation",
+    "Feature",
+    "Features",
     "GatedConfig",
     "GatedSAE",
     "JumpReLUConfig",
@@ -69,9 +75,12 @@ __all__ = [
     "Training",
     "Transcoder",
     "TranscoderConfig",
+    "ablate_latents",
+    "ablation_effect",
     "evaluate",
     "export_checkpoint",
     "feature_absorption",
+    "features",
     "first_letters",
     "import_checkpoint",
     "loss_recovered",

@@ -74,9 +74,33 @@
   // A link to something folded away opens it.
   function reveal() {
     let part = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
-    for (; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+    for (; part; part = part.parentElement) {
+      part.hidden = false;
+      if (part.tagName === "DETAILS") part.open = true;
+    }
   }
 
+  // A list keeps the parts that hold every word, and every phrase in quotes, of its field.
+  function filters(field) {
+    const items = Array.from(document.getElementById(field.dataset.filter).children);
+    const texts = items.map((item) => item.textContent.toLowerCase());
+    const left = field.parentElement.querySelector("output");
+    function apply() {
+      const typed = field.value.toLowerCase().match(/"[^"]+"|[^\s"]+/g) || [];
+      const words = typed.map((word) => word.replaceAll('"', ""));
+      let shown = 0;
+      items.forEach((item, i) => {
+        item.hidden = !words.every((word) => texts[i].includes(word));
+        if (!item.hidden) shown += 1;
+      });
+      left.textContent = words.length ? shown + " of " + items.length + " shown" : items.length + " shown";
+    }
+    field.parentElement.hidden = false;
+    field.addEventListener("input", apply);
+    apply();
+  }
+
+  document.querySelectorAll("input[data-filter]").forEach(filters);
   dark.addEventListener("change", drawAll);
   window.addEventListener("beforeprint", () => printing(true));
   window.addEventListener("afterprint", () => printing(false));

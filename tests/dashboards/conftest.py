@@ -4,8 +4,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
+import saes
+from interp.store import ActivationStore
 from probes import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
@@ -245,6 +249,26 @@ def make_everything():
         for i, (model, hookpoints) in enumerate(models)
     ]
     return [*depths, make_perturbed(), make_steering(), make_lens()]
+
+
+def make_features(n=6, tokens=60, seed=0):
+    """Features of an SAE that reads coordinates; the last latent is dead."""
+    rng = np.random.default_rng(seed)
+    x = np.maximum(rng.normal(0, 1, (tokens, n)), -0.5).astype(np.float32)
+    x[:, -1] = -1
+    sae = saes.TopKSAE(saes.TopKConfig(n_latents=n, k=n), n)
+    with torch.no_grad():
+        sae.encoder.copy_(torch.eye(n))
+        sae.decoder.copy_(torch.eye(n))
+    rows = pd.DataFrame({"document": np.arange(tokens) // 10, "position": np.arange(tokens) % 10})
+    store = ActivationStore.from_tensors({"h": torch.tensor(x)}, rows)
+    return saes.features(sae, store, None, "h", probes={"first": np.eye(n)[0]})
+
+
+@pytest.fixture(scope="session")
+def features():
+    """``features(n=6)``: features of an SAE that reads coordinates; the last latent is dead."""
+    return make_features
 
 
 @pytest.fixture(scope="session")

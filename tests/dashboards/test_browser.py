@@ -246,3 +246,51 @@ def test_a_script_that_got_in_would_not_run(opened, path, tmp_path):
     hurt.write_text(f"<!DOCTYPE html><body>{tag}", encoding="utf-8")
     page, _, _ = opened(hurt, until="img")
     assert page.evaluate("window.hit") == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_features_are_found_by_typing_and_opened_by_keys(opened, features, tmp_path, width, scheme):
+    path = Report(features(n=9)).write(tmp_path / "features.html")
+    page, complaints, _ = opened(path, width, scheme)
+    items = page.locator(".filtered > li")
+    field = page.get_by_label("Search the latents")
+    field.focus()
+    page.keyboard.type("latent 3")
+    assert page.locator(".filtered > li:not([hidden])").count() > 1  # a 3 is in every one
+    field.fill("")
+    field.focus()
+    page.keyboard.type('"LATENT 3 ·" fires')
+    assert page.locator(".filtered > li:not([hidden])").count() == 1
+    assert page.locator(".filter output").inner_text() == "1 of 8 shown"
+    page.keyboard.press("Tab")
+    summary = page.locator(".filtered > li:not([hidden]) > details")
+    assert summary.get_attribute("open") is None
+    page.keyboard.press("Enter")
+    assert summary.get_attribute("open") is not None
+    # a link to a feature that the field hides shows it
+    link = summary.locator("a").first
+    target = page.locator(str(link.get_attribute("href")))
+    assert not target.is_visible()
+    link.click()
+    target.wait_for(state="visible")
+    assert target.get_attribute("open") is not None
+    field.fill("no such word")
+    assert page.locator(".filtered > li:not([hidden])").count() == 0
+    field.fill("")
+    assert page.locator(".filtered > li:not([hidden])").count() == items.count() == 8
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert page.evaluate(OVERFLOW) <= 0
+    assert complaints == []
+
+
+def test_features_stand_without_a_script(browser, features, tmp_path):
+    path = Report(features()).write(tmp_path / "features.html")
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    assert page.locator(".filtered > li:visible").count() == 5
+    assert not page.get_by_label("Search the latents").is_visible()
+    page.locator(".filtered > li > details > summary").nth(3).click()
+    assert page.locator(".filtered > li").nth(3).locator("mark").first.is_visible()
+    context.close()

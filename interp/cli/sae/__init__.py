@@ -2,7 +2,7 @@
 
 import typer
 
-from interp.cli.sae import convert, train
+from interp.cli.sae import convert, features, steer, train
 from interp.cli.sae import eval as evaluation
 from interp.cli.shell import command
 
@@ -16,6 +16,8 @@ app = typer.Typer(
 COMMANDS = {
     "train": train.run,
     "eval": evaluation.run,
+    "features": features.run,
+    "steer": steer.run,
     "convert": convert.run,
 }
 for _name, _run in COMMANDS.items():
