@@ -260,8 +260,8 @@ def steering_reading(result: Steering) -> str:
     """How to read the steering curve."""
     text = (
         "The band around the probe's direction is its 95 % interval, that of the random directions "
-        "holds all of them. Above 0 the model answers the last class. Without steering the tokens "
-        f"that count as an answer have {result.answer_mass:.3f} of the probability."
+        "holds all of them. Above 0 the model answers the last class, on average. Without steering "
+        f"the tokens that count as an answer have {result.answer_mass:.3f} of the probability."
     )
     return " ".join([text, *_doubt(result)])
 
@@ -319,8 +319,8 @@ def _shifts_alt(result: Perturbed, names: list[str]) -> str:
             i = max(sure, key=lambda i: abs(ends[i][0]))
             shift, low, high = ends[i]
             parts.append(
-                f"{said} moves most under {names[i]}, by {shift:+.2f} (95 % interval {low:+.2f} "
-                f"to {high:+.2f})"
+                f"the largest clear shift of {said} is under {names[i]}, {shift:+.2f} (95 % "
+                f"interval {low:+.2f} to {high:+.2f})"
             )
     if not defined:
         return f"{text}: no measure is defined."
@@ -351,7 +351,7 @@ def _steering_alt(result: Steering) -> str:
 def _lens_alt(result: LogitLens) -> str:
     def said(tokens: tuple[str, ...], values: Any) -> str:
         pairs = list(zip(tokens, values, strict=True))[:5]
-        return ", ".join(f"“{t.strip() or _seen(t)}” {v:+.2f}" for t, v in pairs) or "none"
+        return ", ".join(f"“{_seen(t)}” {v:+.2f}" for t, v in pairs) or "none"
 
     return (
         f"Through the unembedding the direction of {tables.concept(result)} raises most "

@@ -32,7 +32,11 @@ def headlines(
         finding(r, ids[id(r)] if ids else None, who if several else "")
         for r, who in zip(depths[:SAID], told, strict=False)
     )
-    return [html.Items(said, kind="findings"), _scores(depths, ids), _depths(depths, ids)]
+    parts: list[html.Part] = [html.Items(said, kind="findings")]
+    if len(depths) > SAID:
+        more = f"The tables tell of {tables.plural(len(depths) - SAID, 'more result')}."
+        parts.append(html.Paragraph((more,), "note"))
+    return [*parts, _scores(depths, ids), _depths(depths, ids)]
 
 
 class _Notes:

@@ -69,7 +69,8 @@ class Fits:
     intercept : [p, k].
     n_iter : [p] Newton steps taken.
     error : [p] bound on the relative distance of ``coef`` to the optimum, ``|gradient| / |w|``.
-    converged : [p] whether the tolerance was met.
+    converged : [p] whether the tolerance was met, or the gradient has come down to the rounding of
+        its terms, below which no step could be told from noise; ``error`` says how far that is.
     """
 
     coef: Tensor
@@ -376,6 +377,7 @@ def _direction(
     # The scale keeps float32 away from the ends of its range.
     scale = torch.maximum(g.abs().amax((1, 2)), gb.abs().amax(1)).clamp_min(1e-300)
     hessian = _Hessian(A, prob.to(dtype), cs.to(dtype))
+    steps = basis.steps  # of the metric that follows: solving spends the patience
     metric = basis.metric(cs * prob * (1 - prob), dtype)
     metric_b = curvature.to(dtype).clamp_min(1e-30)
 
@@ -386,7 +388,7 @@ def _direction(
     goal, enough = rho * forcing.to(dtype).square(), (enough / scale).to(dtype).square()
     out, out_b = torch.zeros_like(x), torch.zeros_like(x_b)
     live = torch.arange(p, device=g.device)
-    for _ in range(basis.steps):
+    for _ in range(steps):
         q, q_b = hessian(d, d_b)
         bend = (d * q).sum((1, 2)) + (d_b * q_b).sum(1)
         alpha = rho / torch.where(bend > 0, bend, torch.inf)

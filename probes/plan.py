@@ -31,6 +31,7 @@ __all__ = [
     "make_plan",
     "matrix",
     "strengths_of",
+    "turned",
 ]
 
 MODES = ("recommended", "released_code", "paper")
@@ -164,16 +165,29 @@ def make_plan(
     )
 
 
+def turned(concept: Concept, positive: str | None) -> Concept:
+    """The concept with the class ``positive`` last of two; as it is for None.
+
+    Raises
+    ------
+    ParameterError
+        ``positive`` is no class, or the classes are not two.
+    """
+    if positive is None:
+        return concept
+    if len(concept.classes) != 2 or str(positive) not in concept.classes:
+        raise ParameterError(
+            f"positive names one of two classes; got {str(positive)!r} for "
+            f"{', '.join(concept.classes)}."
+        )
+    if concept.classes[0] == str(positive):
+        return replace(concept, y=1 - concept.y, classes=concept.classes[::-1])
+    return concept
+
+
 def _ordered(concept: Concept, positive: str | None, mode: str) -> Concept:
     """The concept with the positive class last, and, as released, its rows class by class."""
-    if positive is not None:
-        if len(concept.classes) != 2 or str(positive) not in concept.classes:
-            raise ParameterError(
-                f"positive names one of two classes; got {str(positive)!r} for "
-                f"{', '.join(concept.classes)}."
-            )
-        if concept.classes[0] == str(positive):
-            concept = replace(concept, y=1 - concept.y, classes=concept.classes[::-1])
+    concept = turned(concept, positive)
     if mode == "recommended":
         return concept
     order = np.argsort(concept.y, kind="stable")

@@ -537,7 +537,8 @@ def answer_tokens(
     """
     if answers is not None and set(answers) != set(classes):
         raise ParameterError(
-            f"answers must name the classes {', '.join(classes)}; got {', '.join(answers)}."
+            f"every class needs its answer: the classes are {', '.join(classes)}, and answers were "
+            f"given for {', '.join(answers)}."
         )
     if answers is None and all(_is_number(c) for c in classes):
         raise ParameterError(

@@ -18,11 +18,18 @@ NO_DIRECTION = ("random_forest",)
 """Kinds of probe that have no direction."""
 
 
-def read_answers(values: Sequence[str] | None) -> dict[str, list[str]]:
-    """``["1= True", "1= Yes"]`` as {class: words}; a space before a word is part of it."""
+def read_answers(
+    values: Sequence[str] | None, sets: "Sequence[Dataset]" = ()
+) -> dict[str, list[str]]:
+    """``["1= True", "1= Yes"]`` as {class: words}; a space before a word is part of it.
+
+    A class whose name has an equals sign is told by the data's own classes, the longest first.
+    """
+    known = {c for data in sets for label in data.labels for c in _classes(data, label)}
     answers: dict[str, list[str]] = {}
     for value in values or ():
-        name, equals, word = value.partition("=")
+        name = max((c for c in known if value.startswith(f"{c}=")), key=len, default="")
+        name, equals, word = (name, "=", value[len(name) + 1 :]) if name else value.partition("=")
         if not (name and equals and word.strip()):
             raise ParameterError(f"--answer takes CLASS=WORD, such as '1= True'; got {value!r}.")
         answers.setdefault(name, []).append(word)
@@ -41,7 +48,7 @@ def check_asked(
         raise ParameterError("--answer says how a model answers, and needs --steer.")
     if asked and probe in NO_DIRECTION:
         raise ParameterError(
-            f"{' and '.join(asked)} need a linear probe; {probe} has no direction."
+            f"a linear probe is needed for {' and '.join(asked)}; {probe} has no direction."
         )
     if "--steer" not in asked:
         return
@@ -70,7 +77,9 @@ def check_model(asked: Asked, model: "Model", hookpoints: Sequence[str]) -> None
     try:
         check_language_model(model)
     except ModelError as error:
-        raise ModelError(f"{' and '.join(asked)} need a language model: {error}") from error
+        raise ModelError(
+            f"a language model is needed for {' and '.join(asked)}: {error}"
+        ) from error
     names = [p.name for p in model.resolve(hookpoints)]
     if "--lens" in asked and not stream_hookpoints(model, names):
         raise ParameterError(

@@ -109,9 +109,9 @@ def run(
         find_run(out, resume=resume, force=force)  # refuse before the model is loaded
     sets = _read_all(data, text_column, label_column, group_column)
     for one in sets:
-        _check_labels(one, mode, folds, pool)
+        _check_labels(one, mode, folds, pool, positive)
     kinds = _perturbations(perturb, sets, pool)
-    answers = read_answers(answer)
+    answers = read_answers(answer, sets if steer and pool != "all" else ())
     asked = [flag for flag, given in (("--lens", lens), ("--steer", steer)) if given]
     check_asked(asked, answers, probe, pool, sets)
     sets, prompts = prompted(sets, mode, prompt, prompt_layout)
@@ -275,24 +275,25 @@ def _read(
     return data
 
 
-def _check_labels(data: "Dataset", mode: str, folds: int, pool: str) -> None:
+def _check_labels(data: "Dataset", mode: str, folds: int, pool: str, positive: str | None) -> None:
     """Refuse labels and folds that cannot be probed, before the model runs over the data."""
     if pool == "all":
         return  # rows are tokens, which only the capture knows
     from interp.errors import InterpError
     from probes.concepts import read_concept
+    from probes.plan import turned
     from probes.splits import grouped_folds
 
     if folds == 2:
         raise ParameterError("--folds must be at least 3: the strength is chosen inside them.")
     for label in data.labels:
         try:
-            concept = read_concept(data.rows, label, data.group)
+            concept = turned(read_concept(data.rows, label, data.group), positive)
             if mode == "recommended":
                 named = [concept.classes[i] for i in concept.y]
                 grouped_folds(named, concept.groups, folds=folds, seed=0)
         except InterpError as error:
-            raise type(error)(f"{data.name}: {error}") from error
+            raise type(error)(f"{data.name}.{label}: {error}") from error
 
 
 def _work(

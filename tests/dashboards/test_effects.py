@@ -78,8 +78,8 @@ def test_the_bars_are_the_intervals(perturbed):
 def test_the_words_name_moves_that_clear_their_interval(perturbed):
     r = perturbed()
     alt = figure(r).layout.meta["alt"]
-    assert "7 perturbations" in alt and "peak accuracy moves most under drop 0.1, by -0.12" in alt
-    assert "converging point moves most under drop 0.1, by +0.40 (95 % interval +0.20 to" in alt
+    assert "7 perturbations" in alt and "shift of peak accuracy is under drop 0.1, -0.12" in alt
+    assert "shift of converging point is under drop 0.1, +0.40 (95 % interval +0.20 to" in alt
     assert "jump" not in alt  # it moves by 0.2, and may as well not
     assert "leaves out 0 are filled, the others open" in alt
     read = perturbed_reading(r)
@@ -142,7 +142,7 @@ def test_the_lens_lists_both_kinds_of_tokens(lens):
     assert ticks[0] == "␣true" and ticks[-1] == "␣false" and len(ticks) == 20
     assert len(set(fig.layout.yaxis.tickvals)) == 20
     alt = fig.layout.meta["alt"]
-    assert "raises most “true” +9.00" in alt and "lowers most “false” -8.00" in alt
+    assert "raises most “␣true” +9.00" in alt and "lowers most “␣false” -8.00" in alt
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def test_a_concept_that_is_read(full, reader):
 @pytest.mark.parametrize(
     ("low", "high", "sentence"),
     [
-        (0.10, 0.20, "the model has"),
-        (0.10, 1.00, "no clear gain over the words alone"),
+        (0.52, 0.60, "the model has"),
+        (0.52, 1.00, "no clear gain over the words alone"),
         (0.995, 1.00, "The words alone give more"),
     ],
 )
@@ -33,23 +33,63 @@ def test_more_and_less_need_intervals_that_are_apart(full, reader, low, high, se
     r = full(bag_of_words=(low + high) / 2, bag_of_words_low=low, bag_of_words_high=high)
     text = said(r, reader)
     assert sentence in text
-    assert sum(s in text for s in ("the model has", "no clear gain", "words alone give more")) == 1
+    three = ("the model has", "no clear gain over the words", "words alone give more")
+    assert sum(s in text for s in three) == 1
 
 
 def test_a_concept_that_no_layer_reads(full, reader):
     r = full(onset_depth=None, onset_hookpoint=None)
     text = said(r, reader)
-    assert "not read at any depth" in text
+    assert "not clearly read at any depth" in text and "(the least p over" in text
     assert "the model has" not in text and "random weights" not in text
     untested = full(onset_depth=None, onset_hookpoint=None, p_adjusted=None)
-    assert "not read" not in said(untested, reader)
+    assert "not clearly read" not in said(untested, reader)
+    few = said(full(onset_depth=None, onset_hookpoint=None, permutations=2), reader)
+    assert "2 shuffles are too few to tell" in few and "does not beat" not in few
 
 
-def test_what_random_weights_read_as_well_is_not_learned(full, reader):
+def test_an_onset_that_does_not_last_is_not_said_to(full, reader):
     r = full()
-    as_much = full(random_model=r.accuracy, random_model_high=r.accuracy_high)
-    assert "that is not learned" in said(as_much, reader)
-    assert "that is not learned" not in said(r, reader)
+    first = r.hookpoints.index(r.onset_hookpoint)
+    p = np.where(np.arange(len(r.hookpoints)) < first, 1.0, 0.001)
+    lasting = said(full(p_adjusted=p), reader)
+    assert f"read from {r.onset_hookpoint} on" in lasting
+    p[first + 1] = 1.0
+    broken = said(full(p_adjusted=p), reader)
+    assert f"first read at {r.onset_hookpoint}, though not at every" in broken
+    assert "read from" not in broken
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sentence"),
+    [
+        (0.40, 0.50, "With random weights it gives 0.45 there."),
+        (0.70, 1.00, "no clear gain over random weights, 0.85"),
+        (0.996, 1.00, "With random weights it gives more there, 1.00"),
+    ],
+)
+def test_random_weights_in_three_ways(full, reader, low, high, sentence):
+    r = full()
+    curve = np.full(len(r.hookpoints), 1.0)
+    r = full(
+        random_model=curve * (low + high) / 2,
+        random_model_low=curve * low,
+        random_model_high=curve * high,
+    )
+    assert sentence in said(r, reader)
+    assert said(r, reader).count("random weights") == 1
+    unknown = full(random_model_low=curve * np.nan)
+    assert "random weights" not in said(unknown, reader)
+
+
+def test_words_below_the_commonest_class_give_no_gain(full, reader):
+    r = full(bag_of_words=0.25, bag_of_words_low=0.22, bag_of_words_high=0.28)
+    text = said(r, reader)
+    assert "below the commonest class" in text and "the model has" not in text
+    slightly = full(bag_of_words=0.49, bag_of_words_low=0.45, bag_of_words_high=0.53)
+    at = peak_at(slightly)
+    more = slightly.accuracy[at] - slightly.majority
+    assert f"the model has {more:.2f} more than the commonest class" in said(slightly, reader)
 
 
 def test_controls_that_are_missing_and_curves_that_are_undefined(depth, reader):

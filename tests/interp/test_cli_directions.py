@@ -11,6 +11,7 @@ import interp
 import probes
 from interp.cli.directions import read_answers
 from interp.cli.show import show
+from interp.data import read
 from interp.errors import ParameterError
 from interp.runs import read_results
 
@@ -165,7 +166,7 @@ def test_the_lens_reads_the_stream_where_the_peak_is_elsewhere(probe):
         (2, "--steer --label-column three", "no concept to steer by: things.three is not steered"),
         (2, "--steer --label-column number", "are numbers"),
         (2, "--steer --answer 0=w1000 --answer 1=w30 --label-column number", "no single token"),
-        (2, "--steer --answer 1=w30 --label-column number", "name the classes 0, 1; got 1"),
+        (2, "--steer --answer 1=w30 --label-column number", "classes are 0, 1, and answers were given for 1"),
     ],
 )
 def test_what_is_refused_before_a_capture(refused, code, arguments, says):
@@ -177,7 +178,7 @@ def test_what_is_refused_before_a_capture(refused, code, arguments, says):
 @pytest.mark.parametrize("flags", [("--lens",), ("--steer",), ("--lens", "--steer")])
 def test_a_model_without_words_is_refused(refused, flags):
     says = refused(1, *flags, "--label-column", "word", model="bert")
-    assert f"{' and '.join(flags)} need a language model: " in says
+    assert f"a language model is needed for {' and '.join(flags)}: " in says
     assert says.endswith("has no unembedding, so it is no language model.")
 
 
@@ -229,3 +230,10 @@ def test_a_shift_has_its_interval_where_there_is_one(capsys):
     said = {line.split()[0]: line.split(maxsplit=1)[1].split() for line in lines if "0.900" in line}
     assert said["swap=0.05"] == ["0.900", "-", "0.250", "0.250", "0.250"]
     assert said["int4"] == ["0.900", "-", *["0.250", "[-0.500,", "1.000]"] * 3]
+
+
+def test_a_class_may_have_an_equals_sign():
+    rows = pd.DataFrame({"text": ["a", "b", "c", "d"], "label": ["a=b", "c", "a=b", "c"]})
+    data = read(rows, name="things")
+    assert read_answers(["a=b= yes", "c= no"], [data]) == {"a=b": [" yes"], "c": [" no"]}
+    assert read_answers(["a=b= yes"]) == {"a": ["b= yes"]}

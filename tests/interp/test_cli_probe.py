@@ -140,6 +140,7 @@ def test_equal_runs_give_equal_files(probe, tmp_path):
         (("--probe", "oracle"), "--probe must be one of logistic, "),
         (("--mode", "paper", "--probe", "lda"), "logistic, random_forest in the mode paper"),
         (("--perturb", "swap", "--pool", "all"), "which tokens a text has"),
+        (("--positive", "maybe"), "positive names one of two classes"),
     ],
 )
 def test_wrong_usage(invoke, folder, data, tmp_path, arguments, says):
@@ -204,9 +205,9 @@ def forwards(monkeypatch):
     ("arguments", "labels", "says"),
     [
         (("--folds", 2), None, "--folds must be at least 3"),
-        (("--folds", 30), None, "cities: "),
+        (("--folds", 30), None, "cities.label: "),
         ((), ["a"] * 40, "one class only"),
-        ((), ["a"] * 39 + ["b"], "cities: "),
+        ((), ["a"] * 39 + ["b"], "cities.label: "),
         ((), [f"c{i}" for i in range(40)], "a label has few"),
         (("--group-column", "city"), ["ab"[i < 20] for i in range(40)], None),
         ((), None, None),

@@ -119,7 +119,7 @@ def test_the_classes_names_are_the_default_answers(gpt2, data, depth):
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"answers": {"no": ["w2"]}}, ParameterError, "name the classes no, yes"),
+        ({"answers": {"no": ["w2"]}}, ParameterError, "the classes are no, yes"),
         ({"answers": {"no": ["w2 w3"], "yes": ["w4"]}}, ParameterError, "no single token"),
         ({"answers": {"no": ["w2"], "yes": ["w2"]}}, ParameterError, "share a token"),
         ({"answers": None}, ParameterError, "'no' is no single token"),
