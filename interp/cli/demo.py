@@ -1,12 +1,31 @@
 """``interp demo``: the analyses on the embedded model and data, and one report."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from interp.cli import options as o
-from interp.cli.probe import run as probe
+from interp.cli.capture import show_plan
+from interp.cli.probe import finish
+from interp.cli.shell import bar, emit, note
+from interp.cli.show import show
+from interp.cli.study import HOOKPOINTS, Settings, Study, short_names
+
+if TYPE_CHECKING:
+    from interp.data import Dataset
+    from interp.models import Model
+    from interp.runs import Run
+
+SITE = "resid_post.2"
+"""Where the autoencoder reads."""
+LATENTS, ACTIVE, STEPS, BATCH = 1024, 16, 400, 2048
+"""Eight latents a dimension; by then more steps lower the error little."""
+ROWS = 1200
+"""Windows of source whose tokens it learns from, about 90,000."""
+SPLICED = 60
+"""Texts over which the loss with the autoencoder spliced in is measured."""
 
 
 def run(
@@ -18,16 +37,93 @@ def run(
     as_json: o.Json = False,
     config: o.Config = None,
 ) -> None:
-    """Probe demo:pylm on demo:facts and demo:python; nothing is downloaded."""
-    probe(
-        "demo:pylm",
-        ["demo:facts", "demo:python"],
-        out=out,
-        seed=seed,
-        resume=resume,
-        force=force,
-        random_model=False,  # a second capture: the demo is to be short
-        lens=True,
-        dry_run=dry_run,
-        as_json=as_json,
+    """Probe demo:pylm on demo:facts and demo:python, and learn its features; no downloads."""
+    import interp
+    from interp.capturing import Capture
+    from interp.data import read
+    from interp.runs import Run, find_run, metrics
+
+    if not dry_run:
+        find_run(out, resume=resume, force=force)  # refuse before the model is loaded
+    model = interp.load("demo:pylm")
+    sets = [read(name) for name in ("demo:facts", "demo:python")]
+    works = [Capture(model, data, HOOKPOINTS["recommended"], "last") for data in sets]
+    for data in sets:
+        for line in data.notes:
+            note(f"{data.name}: {line}")
+    if dry_run:
+        if as_json:
+            emit([{"data": work.data.name, **vars(work.plan())} for work in works])
+        else:
+            for work in works:
+                show_plan(work, as_json)
+        return
+    started = Run(out, "demo", {"seed": seed}, resume=resume, force=force)
+    # A second capture, of random weights, would double the time: the demo is to be short.
+    settings = Settings(seed=seed, random_model=False, lens=True)
+    for work in works:
+        study = Study(started, model, work, None, settings)
+        study.depths()
+        study.lenses()
+    _learn(started, model, seed)
+    path = finish(started, "What pylm represents")
+    if as_json:
+        emit(metrics(started.results))
+    else:
+        show(started.results)
+        typer.echo(f"\nreport: {path}")
+
+
+def _learn(run: "Run", model: "Model", seed: int) -> None:
+    """A TopK autoencoder of the residual stream: trained, judged, and its features read."""
+    import saes
+    from interp.capturing import Capture
+    from interp.demo.python import python_source
+    from probes import ConceptDepth
+
+    data = python_source(ROWS)
+    known = [run.found(kind, SITE) for kind in (saes.Training, saes.Evaluation)]
+    known += [run.found(kind, SITE) for kind in (saes.LossRecovered, saes.Features)]
+    if all(known):
+        note(f"{SITE}: found in {run.path}")
+        return
+    with bar(f"capturing all tokens of {data.name}") as progress:
+        work = Capture(model, data, [SITE], "all")
+        store = work.on_disk(run.path / "acts" / "tokens", resume=True, force=False,
+                             progress=progress)  # fmt: skip
+    config = saes.TopKConfig(n_latents=LATENTS, k=ACTIVE)
+    with bar(f"learning {LATENTS:,} latents of {SITE}") as progress:
+        sae = saes.train(
+            store[SITE], config, steps=STEPS, batch_size=BATCH, seed=seed, name=SITE,
+            progress=progress,
+        )  # fmt: skip
+    sae.metadata |= {"hookpoint": SITE, "model": model.spec}
+    sae.save_pretrained(run.path / "sae")
+    run.add(_signed(sae.training_log, model, data))
+    run.add(_signed(saes.evaluate(sae, store[SITE], name=SITE), model, data))
+    few = replace(
+        data,
+        inputs=list(data.inputs)[:SPLICED],
+        rows=data.rows.iloc[:SPLICED].reset_index(drop=True),
+        marks={},
     )
+    with bar("splicing the autoencoder into the model") as progress:
+        recovered = saes.loss_recovered(model, sae, few, SITE, name=SITE, progress=progress)
+    run.add(_signed(recovered, model, data))
+    depths = [r for r in run.results if isinstance(r, ConceptDepth) and SITE in r.hookpoints]
+    with bar("reading what the latents fire for") as progress:
+        found = saes.features(
+            sae, store, data, SITE, model=model, probes=depths, seed=seed, name=SITE,
+            progress=progress,
+        )  # fmt: skip
+    run.add(_signed(found, model, data))
+
+
+def _signed(result: Any, model: "Model", data: "Dataset") -> Any:
+    """The result with the names under which the report groups it."""
+    provenance = {
+        **result.provenance,
+        "model": {**model.identity(), "short": short_names([model.spec])[0]},
+        "data": {"name": data.name, "hash": data.hash, "n": len(data)},
+    }
+    return replace(result, name=SITE, provenance=provenance)

@@ -1,4 +1,4 @@
-"""What ``interp probe`` prints when it is done: the headline numbers of each kind of result."""
+"""What a command prints when it is done: the headline numbers of each kind of result."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ __all__ = ["show"]
 
 TOKENS = 5
 """Tokens of each kind that the table of the logit lens names."""
+LATENTS = 10
+"""Latents that the table of features shows."""
 
 
 def show(results: "Sequence[Result]") -> None:
@@ -23,9 +25,14 @@ def show(results: "Sequence[Result]") -> None:
     _steerings([r for r in results if r.kind == "steering"])
     for result in (r for r in results if r.kind == "perturbation"):
         _perturbed(result)
+    _coders(results)
+    for result in (r for r in results if r.kind == "sae_features"):
+        _features(result)
 
 
 def _depths(depths: list[Any]) -> None:
+    if not depths:
+        return
     columns = [
         "concept", "n", "peak", "at", "majority", "bag of words", "onset", "jump", "converges",
     ]  # fmt: skip
@@ -96,6 +103,37 @@ def _perturbed(result: Any) -> None:
         ["", "peak", "jump", "converges", "onset", "peak by"],
         rows,
     )
+
+
+def _coders(results: "Sequence[Result]") -> None:
+    """Autoencoders: what they keep of activations, and of a model's loss."""
+    losses: dict[str, Any] = {r.name: r for r in results if r.kind == "loss_recovered"}
+    rows = []
+    for found in (r.metrics() for r in results if r.kind == "sae_evaluation"):
+        rows.append([found["architecture"], found["latents"], found["fvu"], found["l0"],
+                     found["dead"]])  # fmt: skip
+    names = [r.name for r in results if r.kind == "sae_evaluation"]
+    if not rows:
+        return
+    typer.echo("")
+    recovered = [losses[n].recovered_mean if n in losses else None for n in names]
+    table(
+        "autoencoders; loss recovered is against the mean activation",
+        ["at", "kind", "latents", "FVU", "L0", "dead", "loss recovered"],
+        [[n, *row, loss] for n, row, loss in zip(names, rows, recovered, strict=True)],
+    )
+
+
+def _features(found: Any) -> None:
+    """The latents that have a name, those that fire most first; else those that fire most."""
+    frame = found.to_frame().sort_values("fires", ascending=False, kind="stable")
+    named = frame[frame["name"].notna()]
+    rows = (named if len(named) else frame).head(LATENTS)
+    columns = [c for c in ("latent", "name", "density", "precision", "raised") if c in frame]
+    cells = zip(*(rows[c].tolist() for c in columns), strict=True)
+    typer.echo("")
+    table("latents that fire most", columns, [list(row) for row in cells])
+    typer.echo(f"{len(frame)} latents, {len(found.dead)} never fired, {len(named)} have a name")
 
 
 def _title(run: Mapping[str, Any]) -> str:

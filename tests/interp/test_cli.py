@@ -27,6 +27,9 @@ COMMANDS = {
     "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "sae eval": "SAE MODEL DATA SAE_READ OUT SAE_LABELS POOL BATCH COLUMNS SEED DTYPE MAX DEVICE "
     "REVISION TRUST FORCE DRY JSON CONFIG",
+    "sae features": "SAE MODEL DATA SITE SAE_STORE OUT SAE_RECORDS BATCH TEXT SEED DTYPE MAX DEVICE "
+    "REVISION TRUST RESUME FORCE JSON CONFIG",
+    "sae steer": "SAE MODEL SITE LATENT DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae convert": "CHECKPOINT OUT TO FORCE DRY JSON CONFIG",
 }
 FLAGS = {
@@ -54,6 +57,10 @@ FLAGS = {
     "SAE_ACTS": "--store --hookpoint -p --target --buffer-rows --forward-batch-size",
     "SAE": "sae",
     "SAE_READ": "--store --hookpoint -p --target --forward-batch-size",
+    "SITE": "--hookpoint -p",
+    "SAE_STORE": "--store",
+    "SAE_RECORDS": "--latents --probes --ablate --top --context",
+    "LATENT": "--latent --prompt --alpha --tokens",
     "SAE_LABELS": "--other --ks --absorption --first-letters --loss",
     "SAE_CONFIG": "--architecture --n-latents --k --l1 --l0 --set",
     "SAE_TRAINING": "--steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "

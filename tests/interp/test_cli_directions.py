@@ -166,7 +166,11 @@ def test_the_lens_reads_the_stream_where_the_peak_is_elsewhere(probe):
         (2, "--steer --label-column three", "no concept to steer by: things.three is not steered"),
         (2, "--steer --label-column number", "are numbers"),
         (2, "--steer --answer 0=w1000 --answer 1=w30 --label-column number", "no single token"),
-        (2, "--steer --answer 1=w30 --label-column number", "classes are 0, 1, and answers were given for 1"),
+        (
+            2,
+            "--steer --answer 1=w30 --label-column number",
+            "classes are 0, 1, and answers were given for 1",
+        ),
     ],
 )
 def test_what_is_refused_before_a_capture(refused, code, arguments, says):

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli import options as o
-from interp.cli.shell import bar, emit, note, table
+from interp.cli.shell import bar, emit, note
+from interp.cli.show import show
 from interp.errors import ParameterError
 
 if TYPE_CHECKING:
     from probes.curves import ConceptDepth
-
-SHOWN = 15
-"""Latents that are printed."""
 
 
 def run(
@@ -124,13 +122,7 @@ def run(
     if as_json:
         emit({"path": str(out), "report": str(page), **{r.kind: r.metrics() for r in work.results}})
         return
-    frame = found.to_frame().sort_values("fires", ascending=False, kind="stable")
-    named = frame[frame["name"].notna()]
-    rows = (named if len(named) else frame).head(SHOWN)
-    columns = [c for c in ("latent", "name", "density", "precision", "raised") if c in frame]
-    cells = zip(*(rows[c].tolist() for c in columns), strict=True)
-    table("", columns, [list(row) for row in cells])
-    typer.echo(f"{len(frame)} latents, {len(found.dead)} never fired, {len(named)} have a name")
+    show(work.results)
     typer.echo(f"report: {page}")
 
 
