@@ -26,7 +26,7 @@ class GatedConfig(SAEConfig):
 
     architecture: ClassVar[str] = "gated"
 
-    l1: float = 5.0
+    l1: float = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

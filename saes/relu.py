@@ -24,7 +24,7 @@ class ReLUConfig(SAEConfig):
 
     architecture: ClassVar[str] = "relu"
 
-    l1: float = 5.0
+    l1: float = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
