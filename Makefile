@@ -44,6 +44,8 @@ slow: $(READY)
 bench: $(READY)
 	$(BIN)/python examples/bench_capture.py
 	$(BIN)/python examples/bench_probe.py
+	$(BIN)/python examples/bench_store.py
+	$(BIN)/python examples/planted_dictionary.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

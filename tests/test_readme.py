@@ -19,10 +19,12 @@ def blocks(language: str) -> list[str]:
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (source,) = blocks("python")
+    source, features = blocks("python")
     exec(compile(source, "README.md", "exec"), {})
     assert (tmp_path / "report.html").stat().st_size > 1_000_000
     assert "def area(" in capsys.readouterr().out
+    exec(compile(features, "README.md", "exec"), {})
+    assert (tmp_path / "sae" / "model.safetensors").is_file()
     with pytest.raises(NameError):  # the arm that shows the block is really run
         exec(compile(source.replace("import interp, probes", "import probes"), "", "exec"), {})
 
@@ -34,8 +36,8 @@ def test_every_command_is_in_the_readme_and_every_option_it_shows_exists():
     for line in "\n".join(blocks("sh")).splitlines():
         if not line.startswith("interp "):
             continue
-        command = line.split()[1]
-        usage = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+        command = line.split()[1 : 3 if line.split()[1] == "sae" else 2]
+        usage = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).stdout
         for option in re.findall(r"--[a-z-]+", line):
             assert option in usage, (command, option)
 
