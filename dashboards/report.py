@@ -192,8 +192,11 @@ def _lead(results: Sequence[Result]) -> tuple[html.Part, ...]:
         text += tables.listed([html.Code(m, 80) for m in models]) or ["a model without a name"]
         text.append(".")
     others = len(results) - len(depths)
-    if others:
+    if others and depths:
         text.append(f" {tables.plural(others, 'result')} of other kinds.")
+    elif others:
+        names = tables.listed([html.Code(m, 80) for m in models])
+        text += [tables.plural(others, "result"), *([" on ", *names] if names else []), "."]
     return (html.Paragraph(tuple(text), "lead"),)
 
 

@@ -91,9 +91,14 @@ def flatten(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
 
 
 def model(result: Result) -> str:
-    """The model's name, or nothing."""
+    """The model's specification, or nothing."""
     model = result.provenance.get("model", "")
     return str(model.get("spec", "") if isinstance(model, Mapping) else model)
+
+
+def _short(spec: str) -> str:
+    """The last part of the path of a folder; any other specification as it is."""
+    return spec.rstrip("/").rpartition("/")[2] if spec[:1] in (".", "/", "~") else spec
 
 
 def concept(result: Result) -> str:
@@ -107,7 +112,9 @@ def model_names(results: Sequence[Result]) -> list[str]:
     for r in results:
         about = r.provenance.get("model", "")
         names.append(
-            str(about.get("short") or model(r)) if isinstance(about, Mapping) else model(r)
+            str(about.get("short") or _short(model(r)))
+            if isinstance(about, Mapping)
+            else _short(model(r))
         )
     meant: dict[str, set[str]] = {}
     for name, r in zip(names, results, strict=True):

@@ -1,12 +1,13 @@
 """Do SAEs find the directions that made the data? Mean maximum cosine similarity, by architecture.
 
-    python examples/planted_dictionary.py [--architectures topk,batch_topk] [--seeds 3] [--quick]
+    python examples/planted_dictionary.py [--architectures topk,relu] [--seeds 0,1,2] [--quick]
 
 Rows are sums of few out of 2,048 random unit directions in 384 dimensions, 16 a row on average,
 feature i with a chance proportional to (i + 1) ** -0.5 (a power law) and a uniform size from 0.5 to
-1.5, plus noise of deviation 0.01. Fresh rows at every step: an SAE sees each row once. The
-similarity is the mean, over the planted directions, of the best cosine among decoder rows; random
-directions of the same number stand beside it.
+1.5, plus noise of deviation 0.01; 524,288 rows, which 9,000 steps read 17 times. The similarity is
+the mean, over the planted directions, of the best cosine among decoder rows; random directions of
+the same number stand beside it. ``--quick``: 128 directions in 48 dimensions, 4 a row. k is the
+planted number of active directions, penalties are the defaults.
 """
 
 import argparse
@@ -17,12 +18,9 @@ import torch
 import saes
 from saes.similarity import mean_max_cosine
 
-PENALTIES = {"relu": {"l1": 1.0}, "gated": {"l1": 1.0}, "jumprelu": {"l0": 0.3}}
-"""Penalties other than the defaults; k is the planted number where there is a k."""
-
 
 class Planted:
-    """Rows drawn by their number: the same row whenever it is read."""
+    """The directions, how often each is active, and the rows made of them."""
 
     def __init__(self, features, d, active, rows, seed):
         generator = torch.Generator().manual_seed(seed)
@@ -41,29 +39,29 @@ class Planted:
 
 def config_of(name, n_latents, active):
     config = saes.ARCHITECTURES[name][0]
-    fields = {"n_latents": n_latents, **PENALTIES.get(name, {})}
+    fields = {"n_latents": n_latents}
     if "k" in config.__dataclass_fields__:
         fields["k"] = active
     if name == "crosscoder":
-        fields |= {"n_layers": 1, "l1": 1.0}
+        fields["n_layers"] = 1
     return config(**fields)
 
 
 def main():
     parser = argparse.ArgumentParser(description="planted directions found, by architecture")
     parser.add_argument("--architectures", default="all", help="a comma list")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seeds", default="0,1,2", help="a comma list")
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=2**19)
     parser.add_argument("--quick", action="store_true", help="a small case, in seconds")
     args = parser.parse_args()
     features, d, active = 2048, 384, 16
     if args.quick:
-        features, d, active, args.steps, args.batch, args.rows = 128, 48, 4, 600, 256, 2**16
+        features, d, active, args.steps, args.batch, args.rows = 128, 48, 4, 1500, 256, 2**16
     chosen = saes.ARCHITECTURES if args.architectures == "all" else args.architectures.split(",")
     print(f"{features:,} directions in {d}, {active} a row; {args.steps:,} steps of {args.batch:,}")
-    for seed in range(args.seeds):
+    for seed in map(int, args.seeds.split(",")):
         data = Planted(features, d, active, args.rows, seed)
         noise = torch.randn(features, d, generator=torch.Generator().manual_seed(99))
         chance = mean_max_cosine(noise, data.directions)

@@ -208,6 +208,30 @@ class Model:
         """Whether the module's forward has an argument of this name."""
         return argument in inspect.signature(self.module.forward).parameters
 
+    def token_text(self, i: int) -> str:
+        """A token as it stands in a text: with the space before it, where it begins a word.
+
+        Byte-level tokenizers keep that space; SentencePiece and WordPiece say it by a mark of their
+        own, which is taken off. A token that is part of a character has its number beside it, as
+        many look the same; without a tokenizer the number is all.
+        """
+        words = self.tokenizer
+        if words is None:
+            return str(i)
+        text = words.decode([i])
+        if "\ufffd" in text:
+            return f"{text} (token {i})"
+        if i in getattr(words, "all_special_ids", ()) or not hasattr(
+            words, "convert_ids_to_tokens"
+        ):
+            return text
+        piece = words.convert_ids_to_tokens(i)
+        inner = getattr(getattr(words, "backend_tokenizer", None), "model", None)
+        if type(inner).__name__ == "WordPiece":
+            return piece[2:] if piece.startswith("##") else f" {text}"
+        spaced = isinstance(piece, str) and piece.startswith("\u2581") and not text.startswith(" ")
+        return f" {text}" if spaced else text
+
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of each text, alone and without pads, with the tokenizer's special tokens."""
         if self.tokenizer is None:

@@ -261,8 +261,8 @@ def logit_lens(
         provenance={"model": model.identity(), **about, "versions": versions()},
         hookpoint=hookpoint,
         towards=towards,
-        raised=tuple(_word(model, i) for i in up),
-        lowered=tuple(_word(model, i) for i in down),
+        raised=tuple(model.token_text(i) for i in up),
+        lowered=tuple(model.token_text(i) for i in down),
         raised_ids=tuple(up),
         lowered_ids=tuple(down),
         raised_logits=logits[up].numpy(),
@@ -687,11 +687,3 @@ def _slope(x: Sequence[float], y: NDArray) -> float:
     """Least-squares slope; nan for one point."""
     a = np.asarray(x) - np.mean(x)
     return float(a @ y / (a @ a)) if (a != 0).any() else float("nan")
-
-
-def _word(model: Model, i: int) -> str:
-    """A token as text; one that is part of a character has its number, as many look the same."""
-    if model.tokenizer is None:
-        return str(i)
-    word = model.tokenizer.decode([i])
-    return f"{word} (token {i})" if "\ufffd" in word else word

@@ -236,7 +236,8 @@ class _Words:
         """Index of the text of a token id."""
         if i not in self._index:
             self._index[i] = len(self._texts)
-            self._texts.append(_text(self._source.model, i))
+            model = self._source.model
+            self._texts.append(str(i) if model is None else model.token_text(i))
         return self._index[i]
 
     def place(self, document: int, position: int) -> int:
@@ -248,16 +249,6 @@ class _Words:
             self._index[key] = len(self._texts)
             self._texts.append(key)
         return self._index[key]
-
-
-def _text(model: Model | None, i: int) -> str:
-    """A token as text, with the space before it that some tokenizers drop."""
-    if model is None or model.tokenizer is None:
-        return str(i)
-    text = model.tokenizer.decode([i])
-    piece = model.tokenizer.convert_ids_to_tokens(i)
-    spaced = isinstance(piece, str) and piece.startswith("\u2581") and not text.startswith(" ")
-    return f" {text}" if spaced else text
 
 
 def _windows(

@@ -129,11 +129,20 @@ def _features(found: Any) -> None:
     frame = found.to_frame().sort_values("fires", ascending=False, kind="stable")
     named = frame[frame["name"].notna()]
     rows = (named if len(named) else frame).head(LATENTS)
-    columns = [c for c in ("latent", "name", "density", "precision", "raised") if c in frame]
-    cells = zip(*(rows[c].tolist() for c in columns), strict=True)
+    best = ("name", "precision", "raised") if len(named) else ("strongest", "raised")
+    columns = [c for c in ("latent", "density", *best) if c in frame]
+    cells = zip(*(rows[c].tolist() for c in columns), (_tops(found, i) for i in rows["latent"]),
+                strict=True)  # fmt: skip
+    columns.append("fires most at")
     typer.echo("")
     table("latents that fire most", columns, [list(row) for row in cells])
     typer.echo(f"{len(frame)} latents, {len(found.dead)} never fired, {len(named)} have a name")
+
+
+def _tops(found: Any, latent: int) -> str:
+    """The tokens of a latent's top examples, each once."""
+    examples = found[latent].top[:TOKENS]
+    return " ".join(dict.fromkeys(repr(e.tokens[e.at]) for e in examples))
 
 
 def _title(run: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 import interp
 from interp.errors import ModelError
@@ -85,3 +86,28 @@ def test_a_model_without_words_has_no_unembedding(tiny):
     with pytest.raises(ModelError, match="no language model"):
         interp.load(nn.Linear(2, 2)).unembedding()
     assert interp.load(nn.Linear(2, 2)).final_norm() is None
+
+
+def test_token_text_keeps_the_space_before_a_word(tiny):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    model = interp.load(tiny("gpt2"))
+    words = {"[UNK]": 0, "with": 1, "##out": 2, "[CLS]": 3}
+    inner = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    model.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="[UNK]", cls_token="[CLS]"
+    )
+    assert [model.token_text(i) for i in (1, 2, 3)] == [" with", "out", "[CLS]"]
+    ids = model.tokenizer("with without", add_special_tokens=False)["input_ids"]
+    assert "".join(map(model.token_text, ids)) == " with without"
+
+
+def test_token_text_of_bytes_of_the_demo_and_without_a_tokenizer(tiny):
+    pylm = interp.load("demo:pylm")
+    (ids,) = pylm.tokenize(["def area(self): return 2"])
+    assert "".join(map(pylm.token_text, ids)).endswith("def area(self): return 2")
+    (partial,) = pylm.tokenize(["é"])
+    assert "(token " in pylm.token_text(partial[-1])
+    pylm.tokenizer = None
+    assert pylm.token_text(7) == "7"
