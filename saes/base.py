@@ -13,6 +13,7 @@ A variant is the step from pre-activations to latents, and the loss that trains 
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
@@ -315,6 +316,15 @@ class SAE(nn.Module, Generic[C]):
             length = self.decoder.norm(dim=1, keepdim=True)
             unit = self.decoder / torch.where(length > 0, length, 1)
             self.decoder.grad.sub_(unit * (unit * self.decoder.grad).sum(1, keepdim=True))
+
+    def settle(self, batches: Iterable[Float[Tensor, "n d_in"]]) -> None:
+        """Set what encoding needs beside the weights, from batches of rows, once these are final.
+
+        Most variants need nothing; then no batch is read.
+        """
+
+    def reset_latents(self, latents: Int[Tensor, " m"]) -> None:
+        """Give a variant's own parameters of some latents their first values, in place."""
 
     @torch.no_grad()
     def fold_scale(self, scale_in: float, scale_out: float | None = None) -> None:

@@ -69,6 +69,12 @@ class GatedSAE(SAE[GatedConfig]):
         self.b_mag = nn.Parameter(torch.zeros_like(self.b_enc))
         self.r_mag = nn.Parameter(torch.zeros_like(self.b_enc))
 
+    def reset_latents(self, latents: Tensor) -> None:
+        """Magnitudes without a bias and a scale of their own."""
+        with torch.no_grad():
+            self.b_mag[latents] = 0
+            self.r_mag[latents] = 0
+
     def _gates(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Gates and latents, both [n, n_latents]."""
         shared = linear(rows if self._b_pre is None else rows - self._b_pre, self.encoder)

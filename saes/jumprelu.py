@@ -86,6 +86,11 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         first = math.log(config.first_threshold)
         self.log_threshold = nn.Parameter(torch.full_like(self.b_enc, first))
 
+    def reset_latents(self, latents: Tensor) -> None:
+        """Thresholds to ``first_threshold``."""
+        with torch.no_grad():
+            self.log_threshold[latents] = math.log(self.config.first_threshold)
+
     @property
     def threshold(self) -> Tensor:
         """[n_latents], above 0."""

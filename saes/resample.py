@@ -10,6 +10,9 @@ __all__ = ["resample"]
 SHARE = 0.2
 """Norm of a new encoder row, as a share of the mean norm of the living ones."""
 
+WHOLE = ("b_dec", "W_skip")
+"""Parameters that are of no latent; all others have a row a latent."""
+
 
 def resample(
     sae: SAE,
@@ -23,8 +26,8 @@ def resample(
 
     Each latent draws a row of the batch with a chance in proportion to its squared loss squared.
     The row, less ``b_dec`` where the encoder takes that off, becomes at length 1 its decoder row,
-    and at 0.2 of the living encoder rows' mean norm its encoder row; its bias becomes 0, and Adam
-    forgets it.
+    and at 0.2 of the living encoder rows' mean norm its encoder row; its bias becomes 0, what a
+    variant has beside these its first value, and Adam forgets it.
 
     Parameters
     ----------
@@ -53,7 +56,10 @@ def resample(
         sae.encoder[latents] = SHARE * length * inputs
         sae.decoder[latents] = outputs
         sae.b_enc[latents] = 0
-        for parameter in (sae.encoder, sae.decoder, sae.b_enc):
+        sae.reset_latents(latents)
+        for which, parameter in sae.named_parameters():
+            if which in WHOLE:
+                continue
             for name in ("exp_avg", "exp_avg_sq"):
                 optimizer.state[parameter][name][latents] = 0
 

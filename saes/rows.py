@@ -133,8 +133,9 @@ class MatrixRows(Rows):
         return pairs
 
     def identity(self) -> dict[str, Any]:
-        """Rows, shapes, and a hash of the first block."""
-        first = self.read([0])
+        """Rows, shapes, and a hash of blocks from all over the rows."""
+        count = len(self.lengths)
+        first = self.read(sorted({round(i * (count - 1) / 7) for i in range(8)}))
         digest = hashlib.sha256()
         for t in (t for pair in first for t in pair if t is not None):
             digest.update(t.contiguous().view(torch.uint8).numpy().tobytes())
@@ -143,7 +144,7 @@ class MatrixRows(Rows):
             "rows": self.n,
             "sites": list(self.sites),
             "shapes": shapes,
-            "first_rows": digest.hexdigest(),
+            "some_rows": digest.hexdigest(),
         }
 
 

@@ -42,7 +42,9 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.decay not in DECAYS:
             raise ParameterError(f"decay must be one of {', '.join(DECAYS)}; got {self.decay!r}.")
-        for name, low in (("steps", 1), ("warmup", 0), ("decay_steps", 0), ("penalty_warmup", 0)):
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ParameterError(f"steps must be a whole number above 0; got {self.steps!r}.")
+        for name, low in (("warmup", 0), ("decay_steps", 0), ("penalty_warmup", 0)):
             value = getattr(self, name)
             wrong = isinstance(value, bool) or not isinstance(value, int)
             if wrong or not low <= value <= max(self.steps, low):

@@ -1,5 +1,6 @@
 """TopK and BatchTopK: the k largest pre-activations are the latents, so k is the sparsity."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -151,8 +152,9 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
     """Keeps the n * k largest pre-activations of a batch of n rows, so that rows may differ.
 
     That is the rule of `loss`. To encode, a row must not hang on the others: latents are then the
-    pre-activations above ``threshold``, a running mean over training batches (module in train mode)
-    of the smallest pre-activation that was kept. Each batch counts by 0.01; the first sets it.
+    pre-activations above ``threshold``, the mean over batches of the smallest one that is kept.
+    `saes.train` sets it by `settle` when the weights are final; until then it follows the
+    training batches (module in train mode), each of which counts by 0.01, the first setting it.
 
     Loss: ``reconstruction`` and ``auxk``.
 
@@ -165,8 +167,8 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
     NotFitted
         Something is encoded before ``threshold`` is set.
 
-    Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", sections 3 and 3.1. Differs: the
-    threshold is a running mean, where the paper takes one over the data after training.
+    Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", sections 3 and 3.1. Differs: a
+    running mean stands in for the threshold while training goes on.
     """
 
     config_class: ClassVar[type[SAEConfig]] = BatchTopKConfig
@@ -182,6 +184,24 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
     ) -> None:
         super().__init__(config, d_in, d_out, generator=generator)
         self.register_buffer("threshold", torch.tensor(float("nan"), dtype=torch.float32))
+
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Set ``threshold`` to the mean, over the batches, of the smallest latent that is kept.
+
+        Source: Bussmann et al. 2024, section 3.1, equation for theta. Degenerate: batches in which
+        nothing is positive are passed over; if all are, the threshold stays.
+        """
+        found = []
+        with torch.no_grad():
+            for rows in batches:
+                values = encode_batch_topk(
+                    rows, self.encoder, self.b_enc, self.config.k, b_pre=self._b_pre
+                ).values
+                found.append(values.where(values > 0, torch.inf).amin())
+            least = torch.stack(found)
+            least = least[least.isfinite()]
+            if len(least):
+                self.threshold.copy_(least.mean())
 
     def _latents(self, rows: Tensor) -> Tensor:
         if self.threshold.isnan():

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -132,19 +132,25 @@ class Trainee:
         if self.average:
             assert options.ema is not None  # noqa: S101  the average is kept where it is given
             for name, parameter in self.parameters.items():
-                self.average[name].lerp_(parameter.detach(), 1 - options.ema)
+                # Early on the mean is of fewer steps: else it would keep the first weights.
+                keep = min(options.ema, done / (done + 9))
+                self.average[name].lerp_(parameter.detach(), 1 - keep)
         if done % REFRESH == 0:
             self.dead = (self.silent >= options.dead_after).nonzero().flatten()
         if log:
             self._note(loss, x if y is None else y, done, lr)
 
-    def finish(self) -> SAE:
-        """The SAE as it is handed over: averaged weights if kept, for raw activations, in eval."""
+    def finish(self, batches: Iterable[Tensor]) -> SAE:
+        """The SAE as it is handed over: averaged weights if kept, for raw activations, in eval.
+
+        ``batches`` of raw rows are what `SAE.settle` sees.
+        """
         with torch.no_grad():
             for name, mean in self.average.items():
                 self.parameters[name].copy_(mean)
         if self.average and self.sae.unit_norm:
             self.sae.normalize_decoder()
+        self.sae.settle(x.to(self.scale_in.device) * self.scale_in for x in batches)
         fold_scale(self.sae, self.scale_in, self.scale_out)
         self.optimizer.zero_grad()
         return self.sae.eval()

@@ -2,14 +2,16 @@
 
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from interp.errors import DataError, ParameterError, StoreError
 from interp.runs import versions
@@ -26,6 +28,8 @@ __all__ = ["train"]
 Progress = Callable[[int, int, str], None]
 LOGGED = 200
 """Steps that are logged, about, unless ``log_every`` says otherwise."""
+SETTLING = 8
+"""Batches of the sample that `SAE.settle` sees."""
 DEAD_AFTER = 10_000_000
 """Rows without firing after which a latent is dead, in trainings that are long enough."""
 
@@ -129,9 +133,12 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     StoreError
         ``out`` cannot be written, or holds a training with other settings.
     """
-    who = torch.device(_device(device))
+    who = _device(device)
     configs = [config] if isinstance(config, SAEConfig) else list(config)
-    _check(configs, who, batch_size, lr, dead_after, resample_every, clip, ema, autocast, compile)
+    _check(
+        configs, who, batch_size, lr, dead_after, resample_every, clip, ema, autocast, compile,
+        log_every, checkpoint_every, k_start,
+    )  # fmt: skip
     rows = read_rows(acts)
     schedule = Schedule(
         steps=steps,
@@ -249,6 +256,7 @@ def _enter(
         raise StoreError(f"{folder} is a file; out takes a folder.")
     if force:
         (folder / CHECKPOINT).unlink(missing_ok=True)
+        shutil.rmtree(folder / "sae", ignore_errors=True)
         return 0
     found = read_state(folder)
     if found is None:
@@ -276,7 +284,7 @@ def _hand_over(
     count: int,
 ) -> SAE:
     """The finished SAE with its `Training`, saved where there is a folder."""
-    sae = trainee.finish()
+    sae = trainee.finish(_settling(rows, trainee.site, settings["batch_size"]))
     log = trainee.log
     skipped = ("step", "fvu", "l0", "dead", "lr", "rows_per_second")
 
@@ -315,6 +323,11 @@ def _hand_over(
     return sae
 
 
+def _settling(rows: Rows, site: int, size: int) -> Iterator[Tensor]:
+    """Batches of the sample's rows, read only where they are wanted."""
+    yield from rows.sample()[site].x[: SETTLING * size].split(size)
+
+
 def _labels(rows: Rows, configs: list[SAEConfig]) -> list[tuple[str, SAEConfig, int]]:
     """A name for each SAE: site, architecture, and the fields in which configs differ."""
     fields = [c.to_dict() for c in configs]
@@ -347,8 +360,15 @@ def _part(steps: int, share: int, given: int | None, most: int | None = None) ->
     return min(steps // share, most or steps)
 
 
-def _device(device: str) -> str:
-    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+def _device(device: str) -> torch.device:
+    """The device, tried by putting a number on it."""
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=chosen).device
+    except (RuntimeError, AssertionError) as error:
+        raise ParameterError(
+            f"train: device {device!r} is not there; use auto, cpu, cuda or cuda:1."
+        ) from error
 
 
 def _check_spread(sites: Sequence[str], sample: Sequence[Pair]) -> None:
@@ -374,19 +394,31 @@ def _check(
     ema: float | None,
     autocast: str | None,
     compile: bool | str,  # noqa: A002  as in `train`
+    log_every: int | None,
+    checkpoint_every: int | None,
+    k_start: int | None,
 ) -> None:
     if not configs or not all(isinstance(c, SAEConfig) for c in configs):
         known = ", ".join(c.__name__ for c, _ in ARCHITECTURES.values())
         raise ParameterError(f"train: config must be one of {known}, or a list of them.")
     for name, value in (
-        ("batch_size", batch_size), ("dead_after", dead_after), ("resample_every", resample_every)
-    ):  # fmt: skip
+        ("batch_size", batch_size),
+        ("dead_after", dead_after),
+        ("resample_every", resample_every),
+        ("log_every", log_every),
+        ("checkpoint_every", checkpoint_every),
+    ):
         wrong = isinstance(value, bool) or not isinstance(value, int) or value < 1
         if wrong and not (value is None and name != "batch_size"):
             raise ParameterError(f"train: {name} must be a whole number above 0; got {value!r}.")
     for name, value in (("lr", lr), ("clip", clip)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ParameterError(f"train: {name} must be a finite number above 0; got {value!r}.")
+    for config in configs if k_start is not None else ():
+        most = config.n_latents if hasattr(config, "k") else 0
+        if not (isinstance(k_start, int) and 1 <= k_start <= most):
+            allowed = f"from 1 to {most}" if most else f"left out: a {config.architecture} has no k"
+            raise ParameterError(f"train: k_start must be {allowed}; got {k_start!r}.")
     if ema is not None and not 0 < ema < 1:
         raise ParameterError(f"train: ema must lie between 0 and 1; got {ema!r}.")
     if autocast not in (None, "bfloat16"):

@@ -84,7 +84,7 @@ def test_killed_and_resumed_is_unbroken(name, small_config, tmp_path):
     assert same(whole, resumed)
     assert np.array_equal(whole.training_log.fvu, resumed.training_log.fvu)
     assert whole.training_log.metrics() == resumed.training_log.metrics()
-    assert not same(whole, saes.train(acts_for(name), config, **{**options, "ema": 0.8}))
+    assert not same(whole, saes.train(acts_for(name), config, **{**options, "ema": 0.4}))
 
 
 def test_several_saes_are_resumed_and_are_those_of_single_trainings(tmp_path):
@@ -241,9 +241,10 @@ def test_the_running_mean_is_what_is_handed_over():
     mean = held.sae.b_dec.detach().clone()
     for i in range(4):
         held.step(pair, i, log=False)
-        mean = 0.75 * mean + 0.25 * held.sae.b_dec.detach()
+        keep = min(0.75, (1 + i) / (10 + i))  # so that the first weights are soon forgotten
+        mean = keep * mean + (1 - keep) * held.sae.b_dec.detach()
     last = held.sae.b_dec.detach().clone()
-    sae = held.finish()
+    sae = held.finish([])
     assert torch.allclose(sae.b_dec, mean, atol=1e-6) and not torch.allclose(mean, last, atol=1e-3)
 
 
@@ -381,3 +382,67 @@ def test_what_is_no_config_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="is a file"):
         saes.train(X, TOPK, out=tmp_path / "file", **QUICK)
+
+
+@pytest.mark.parametrize("name", ["batch_topk", "matryoshka"])
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"k_start": 12, "k_steps": 50}])
+def test_a_short_training_ends_with_the_threshold_of_its_last_weights(small_config, name, changes):
+    """The running threshold would still be that of the first weights, or of another k."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(24, 8, generator=generator), dim=1)
+    on = torch.rand(4096, 24, generator=generator) < 0.15
+    X = (on * (0.5 + torch.rand(4096, 24, generator=generator))) @ directions
+    options = {"steps": 60, "batch_size": 512, "seed": 0, **changes}
+    sae = saes.train(X, small_config(name), **options)
+    l0 = float(sae.encode_sparse(X).l0().float().mean())
+    assert l0 == pytest.approx(sae.config.k, rel=0.1)
+    sae.threshold *= 1.5
+    assert float(sae.encode_sparse(X).l0().float().mean()) < 0.8 * sae.config.k
+
+
+@pytest.mark.parametrize("name", ["relu", "gated", "topk", "jumprelu"])
+def test_a_resampled_latent_fires_again(small_config, small, name):
+    sae = small(name, fresh=True)
+    with torch.no_grad():
+        for which, parameter in sae.named_parameters():
+            if which in ("log_threshold", "b_enc", "b_mag"):
+                parameter[3] = 5.0 if which == "log_threshold" else -50.0
+    x = 3 * torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    assert not (sae.encode(x)[:, 3] > 0).any()
+    optimizer = torch.optim.Adam(sae.parameters())
+    sae.loss(x).total.backward()
+    optimizer.step()
+    generator = torch.Generator().manual_seed(0)
+    resample(sae, torch.tensor([3]), x, None, optimizer, generator)
+    pre = (x - sae.b_dec) @ sae.encoder[3] + sae.b_enc[3]
+    threshold = sae.threshold[3] if name == "jumprelu" else 0.0
+    assert (pre > threshold).any()
+    if name != "topk":  # whether it is among the k largest is the row's affair
+        assert (sae.encode(x)[:, 3] > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"log_every": 0}, "log_every"),
+        ({"checkpoint_every": -1}, "checkpoint_every"),
+        ({"steps": "5"}, "steps must be a whole number above 0"),
+        ({"k_start": 99}, "k_start must be from 1 to 24"),
+        ({"device": "foo"}, "device 'foo' is not there"),
+    ],
+)
+def test_settings_are_checked_before_the_first_step(small_config, options, says):
+    with pytest.raises(ParameterError, match=says):
+        saes.train(
+            torch.randn(64, 8), small_config("topk"), **{"steps": 2, "batch_size": 8, **options}
+        )
+
+
+def test_force_leaves_no_older_sae_beside_the_new_one(small_config, tmp_path):
+    X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    options = {"steps": 2, "batch_size": 8, "out": tmp_path}
+    saes.train(X, [small_config("topk", k=2), small_config("topk", k=4)], **options)
+    saes.train(X, small_config("topk"), force=True, **options)
+    assert {p.name for p in (tmp_path / "sae").iterdir()} == {
+        "config.json", "model.safetensors", "training.json"
+    }  # fmt: skip

@@ -213,7 +213,7 @@ def run(
             checkpoint_every=checkpoint_every,
             resume=resume,
             force=force,
-            name=about["data"]["name"],
+            name=(about["data"] or {}).get("name", "store"),
             provenance=about,
             progress=progress,
             **options,
@@ -288,7 +288,12 @@ def _configs(
         name, equals, value = setting.partition("=")
         if not equals:
             raise ParameterError(f"--set takes NAME=VALUE; got {setting!r}.")
-        fixed[name.replace("-", "_")] = _value(value)
+        name = name.replace("-", "_")
+        if name in fields:
+            raise ParameterError(
+                f"{name} has an option of its own: --{name.replace('_', '-')}, not --set."
+            )
+        fixed[name] = _value(value)
     lists = {n: [_value(v) for v in text.split(",")] for n, text in fields.items() if text}
     combined = itertools.product(*lists.values())
     return [kind.from_dict({**fixed, **dict(zip(lists, one, strict=True))}) for one in combined]
