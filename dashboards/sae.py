@@ -58,11 +58,10 @@ def density_bars(result: Evaluation) -> Plot:
 
 def density_reading(result: Evaluation) -> str:
     """What is not in the figure, and what its sentence rests on."""
-    return (
-        f"Bars are a quarter of a factor of ten wide. {result.dead:,} of {result.n_latents:,} "
-        f"latents fired in none of the {result.n:,} rows and are in no bar; with more rows there "
-        f"would be fewer. {_kept(result)}."
-    )
+    text = "Bars are a quarter of a factor of ten wide."
+    if result.dead:
+        text += " Dead latents fired in no row and are in no bar; more rows would leave fewer."
+    return text
 
 
 def loss_bars(result: LossRecovered) -> Plot:

@@ -37,7 +37,7 @@ def training_curves(result: Training) -> Plot:
         ("yaxis", [0.70, 1.0], "loss", {"type": "log", "exponentformat": "power"}),
         ("yaxis2", [0.46, 0.64], "FVU", {"rangemode": "tozero"}),
         ("yaxis3", [0.23, 0.41], "L0", {"rangemode": "tozero"}),
-        ("yaxis4", [0.0, 0.18], "dead", {"rangemode": "tozero", "tickformat": ".0%"}),
+        ("yaxis4", [0.0, 0.18], "dead", {"rangemode": "tozero", "tickformat": "~p"}),
     )
     for axis, domain, title, more in rows:
         heading = {"text": title, "font": {"size": 13, "color": light("soft")}}

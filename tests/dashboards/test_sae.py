@@ -76,7 +76,12 @@ def test_losses_are_drawn_and_said(recovered):
 
 def test_the_page_holds_both_with_their_tables(evaluation, recovered, reader):
     page = reader(Report([evaluation, recovered]).html())
-    for text in ("explained_variance", "recovered_zero", "latents fired in none of the 500 rows"):
+    for text in (
+        "explained_variance",
+        "recovered_zero",
+        "latents are dead over 500 rows",
+        "fired in no row",
+    ):
         assert text in page.text
     assert "resid_post.3: evaluation" in page.text and "over 1,000 tokens" in page.text
 
