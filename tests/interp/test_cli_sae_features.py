@@ -66,3 +66,11 @@ def test_wrong_usage_ends_in_a_sentence(folder, sae, texts_file, tmp_path):
     ):  # fmt: skip
         done = run(*arguments)
         assert done.exit_code == 2 and said in done.stderr, done.output
+
+
+def test_what_fails_leaves_no_run_behind(folder, sae, texts_file, tmp_path):
+    out = tmp_path / "run"
+    done = run("features", sae, folder("gpt2"), texts_file, "-p", "resid_post.9", "--out", out)
+    assert done.exit_code == 1 and not out.exists()
+    done = run("features", sae, folder("gpt2"), texts_file, "-p", "resid_post.1", "--out", out)
+    assert done.exit_code == 0 and out.exists()

@@ -152,7 +152,6 @@ def run(
         "max_length": max_length,
         "seed": seed,
     }
-    started = Run(out, "sae eval", options, force=force)
     with bar("evaluating") as progress:
         found = saes.evaluate(
             judged,
@@ -162,6 +161,7 @@ def run(
             name="+".join(points),
             progress=progress,
         )
+    started = Run(out, "sae eval", options, force=force)
     _add(started, found, about)
     if loaded is not None and source is not None and loss:
         _loss(started, judged, loaded, source, points, target, max_length, seed, about)

@@ -54,8 +54,9 @@ def run(
     config: o.Config = None,
 ) -> None:
     """Find what each latent fires for, in one pass over the data, and write a searchable report."""
-    from interp.runs import Run
+    from interp.runs import Run, find_run
 
+    find_run(out, resume=resume, force=force)  # refuse before anything is read
     only, removed = whole_numbers(latents, "--latents"), whole_numbers(ablate, "--ablate")
     options = {
         "sae": sae,
@@ -72,7 +73,6 @@ def run(
         "max_length": max_length,
         "seed": seed,
     }
-    work = Run(out, "sae features", options, resume=resume, force=force)
     import dashboards
     import interp
     import saes
@@ -101,6 +101,7 @@ def run(
             seed=seed,
             progress=progress,
         )
+    work = Run(out, "sae features", options, resume=resume, force=force)
     work.add(found)
     if removed:
         with bar("ablating") as progress:
