@@ -46,9 +46,10 @@ def peak(layers, n, d):
 
 @pytest.mark.slow
 def test_the_peak_is_that_of_the_largest_layer_and_not_of_the_sum():
-    one, six = peak(1, 6000, 512), peak(6, 6000, 512)
-    layer = 6000 * 512 * 4
-    assert six - one < 2.5 * layer  # five more layers, were they kept, would add 5
+    # Large layers, as the allocator's slack is tens of MB; the second one may add to it.
+    two, seven = peak(2, 12_000, 1024), peak(7, 12_000, 1024)
+    layer = 12_000 * 1024 * 4
+    assert seven - two < 2.5 * layer  # five more layers, were they kept, would add 5
 
 
 @pytest.mark.slow
