@@ -19,7 +19,7 @@ from torch import nn
 from interp.errors import InterpError, ModelError, ParameterError
 from interp.models import Model, quiet_transformers
 
-__all__ = ["DTYPES", "import_factory", "load"]
+__all__ = ["DTYPES", "device_of", "import_factory", "load"]
 
 DTYPES = {
     "float16": torch.float16,
@@ -67,7 +67,7 @@ def load(
         name = type(spec).__name__
         model = Model(spec, spec=name, tokenizer=tokenizer, processor=processor)
         return _place(model, None if device == "auto" else device, dtype)
-    target = _device(device)
+    target = device_of(device)
     spec = str(spec)
     prefix, colon, rest = spec.partition(":")
     if colon and prefix in LOADERS:
@@ -341,7 +341,14 @@ def _offline() -> bool:
     return False
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_of(device: str | torch.device) -> torch.device:
+    """The device of a name; ``"auto"`` is CUDA where there is one.
+
+    Raises
+    ------
+    ParameterError
+        There is no kind of device of that name.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

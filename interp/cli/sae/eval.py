@@ -101,6 +101,7 @@ def run(
     sizes = _whole_numbers(ks)
     import interp
     import saes
+    from interp.loading import device_of
     from interp.runs import Run, find_run
 
     if not dry_run:
@@ -131,7 +132,7 @@ def run(
         judged.to(loaded.device)
     else:
         held = interp.ActivationStore.open(store)
-        judged.to(_device(device))
+        judged.to(device_of(device))
     acts = _matrix(held, points)
     if dry_run:
         _show_rows(judged, acts, held[target] if target else None, as_json)
@@ -186,12 +187,6 @@ def run(
         )
         _add(started, absorbed, about)
     _finish(started, as_json)
-
-
-def _device(device: str) -> str:
-    import torch
-
-    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _whole_numbers(text: str) -> list[int]:
