@@ -326,37 +326,6 @@ class SAE(nn.Module, Generic[C]):
     def reset_latents(self, latents: Int[Tensor, " m"]) -> None:
         """Give a variant's own parameters of some latents their first values, in place."""
 
-    @torch.no_grad()
-    def fold_scale(self, scale_in: float, scale_out: float | None = None) -> None:
-        """Make an SAE of ``scale_in * x``, as trained, one of x as it is, in place.
-
-        Its latents are those it had, divided by ``scale_in``, and its output what it was, divided
-        by ``scale_out`` (the factor on y; that on x for an autoencoder). Directions and, in an
-        autoencoder, lengths of encoder and decoder rows stay. The config keeps the units of
-        training.
-
-        Raises
-        ------
-        ParameterError
-            A scale is not a finite number above 0, or ``scale_out`` differs in an autoencoder.
-        """
-        scale_out = scale_in if scale_out is None else scale_out
-        for scale in (scale_in, scale_out):
-            if not math.isfinite(scale) or scale <= 0:
-                raise ParameterError(f"fold_scale: scales must be finite and above 0; got {scale}.")
-        if scale_out != scale_in and not self.transcodes:
-            raise ParameterError(
-                f"fold_scale: an autoencoder has one scale; got {scale_in} and {scale_out}."
-            )
-        self.b_dec /= scale_out
-        if scale_out != scale_in:
-            self.decoder *= scale_in / scale_out
-        self._divide_latents(scale_in, scale_out)
-
-    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
-        """Divide by ``scale_in`` all that is in units of pre-activations."""
-        self.b_enc /= scale_in
-
     def save_pretrained(self, path: str | Path) -> Path:
         """Write ``config.json`` and ``model.safetensors`` into a folder, and give the folder.
 

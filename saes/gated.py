@@ -81,10 +81,6 @@ class GatedSAE(SAE[GatedConfig]):
         gate = shared + self.b_enc
         return gate, (self.r_mag.exp() * shared + self.b_mag).relu() * (gate > 0)
 
-    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
-        super()._divide_latents(scale_in, scale_out)
-        self.b_mag /= scale_in
-
     def _latents(self, rows: Tensor) -> Tensor:
         return self._gates(rows)[1]
 

@@ -96,10 +96,6 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         """[n_latents], above 0."""
         return self.log_threshold.exp()
 
-    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
-        super()._divide_latents(scale_in, scale_out)
-        self.log_threshold -= math.log(scale_in)
-
     def _latents(self, rows: Tensor) -> Tensor:
         return _Jump.apply(self._pre_codes(rows), self.threshold, self.config.bandwidth)
 

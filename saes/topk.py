@@ -231,10 +231,6 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
             self._follow(codes.values.detach())
         return codes
 
-    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
-        super()._divide_latents(scale_in, scale_out)
-        self.threshold /= scale_in
-
     def _follow(self, values: Tensor) -> None:
         """Move the threshold towards the smallest positive value; a batch without one is passed."""
         least = values.where(values > 0, torch.inf).amin()

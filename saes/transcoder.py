@@ -78,11 +78,6 @@ class Transcoder(TopKSAE):
         skip = torch.zeros(self.d_out, d_in, dtype=torch.float32) if config.skip else None
         self.register_parameter("W_skip", None if skip is None else nn.Parameter(skip))
 
-    def _divide_latents(self, scale_in: float, scale_out: float) -> None:
-        super()._divide_latents(scale_in, scale_out)
-        if self.W_skip is not None:
-            self.W_skip.mul_(scale_in / scale_out)
-
     def _predict(self, latents: Tensor | Codes, rows: Tensor) -> Tensor:
         output = self._decode(latents)
         return output if self.W_skip is None else output + linear(rows, self.W_skip)

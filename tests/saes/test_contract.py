@@ -216,24 +216,6 @@ def test_a_file_of_another_architecture_is_refused(name, small, tmp_path):
 
 
 @every
-def test_a_scale_is_folded_in(name, small, batch):
-    sae = small(name).double()
-    folded = copy.deepcopy(sae)
-    folded.fold_scale(2.5)
-    x = batch(sae, 40)
-    assert_close(folded.encode(x), sae.encode(2.5 * x) / 2.5)
-    assert_close(folded(x).output, sae(2.5 * x).output / 2.5)
-    assert not torch.allclose(sae(x).output, folded(x).output)
-    assert torch.equal(folded.decoder, sae.decoder)
-    for scale in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ParameterError, match="finite and above 0; got"):
-            folded.fold_scale(scale)
-    if not sae.transcodes:
-        with pytest.raises(ParameterError, match="an autoencoder has one scale; got 2 and 3"):
-            folded.fold_scale(2, 3)
-
-
-@every
 def test_bad_batches_are_refused(name, small, batch, loss_of):
     sae = small(name)
     x = batch(sae, 5)

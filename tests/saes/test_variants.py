@@ -1,6 +1,5 @@
 """What is particular to one architecture, and where one becomes another."""
 
-import copy
 import math
 
 import pytest
@@ -192,16 +191,6 @@ def test_transcoder_skip(small, batch, tmp_path):
     assert torch.equal(SAE.from_pretrained(tmp_path)(x).output, sae(x).output)
     fresh = small("transcoder", skip=True, fresh=True)
     assert not fresh.W_skip.any() and small("transcoder").W_skip is None
-
-
-@pytest.mark.parametrize(("name", "fields"), [("transcoder", {"skip": True}), ("jumprelu", {})])
-def test_two_scales_are_folded_in(name, fields, small, batch):
-    sae = small(name, d_out=5, **fields).double()
-    folded = copy.deepcopy(sae)
-    folded.fold_scale(2.5, 0.4)
-    x = batch(sae, 40)
-    assert_close(folded.encode(x), sae.encode(2.5 * x) / 2.5)
-    assert_close(folded(x).output, sae(2.5 * x).output / 0.4)
 
 
 def test_crosscoder_with_one_layer_is_relu(batch):
