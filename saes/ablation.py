@@ -21,7 +21,7 @@ from interp.runs import versions
 from probes.scores import bootstrap_weights
 from probes.steering import check_language_model
 from saes.base import SAE
-from saes.kernels import sparse_decode
+from saes.kernels import decode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def ablate_latents(
             codes = sae.encode_sparse(rows)
             kept = codes.values * chosen.to(codes.indices.device)[codes.indices]
             b_dec = sae.b_dec if bias else None
-            part = sparse_decode(codes.with_values(kept), sae.W_dec, b_dec)
+            part = decode(codes.with_values(kept), sae.W_dec, b_dec)
         return x - part.view(x.shape).to(x.device, x.dtype)
 
     with interp.splice(model, hookpoint, without):

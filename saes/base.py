@@ -27,7 +27,7 @@ from interp.errors import CheckpointError, DataError, ParameterError, ShapeError
 from saes.checkpoints import check_tensors, read_checkpoint, upload_checkpoint, write_checkpoint
 from saes.codes import Codes
 from saes.configs import SAEConfig
-from saes.kernels import sparse_decode
+from saes.kernels import decode, encode_above
 
 if TYPE_CHECKING:
     from saes.training import Training
@@ -83,6 +83,7 @@ class SAE(nn.Module, Generic[C]):
     unit_norm : whether decoder rows are held at length 1 in training.
     metadata : JSON values to keep with the weights, such as model and hook point.
     training_log : the `saes.Training` of an SAE that `saes.train` made; None for others.
+    backend : what runs the kernels, one of `saes.primitives.BACKENDS`; not saved.
 
     Raises
     ------
@@ -128,6 +129,7 @@ class SAE(nn.Module, Generic[C]):
         self.transcodes = d_out is not None
         self.metadata: dict[str, Any] = {}
         self.training_log: "Training | None" = None
+        self.backend = "auto"
         n, wide_in, wide_out = config.n_latents, math.prod(self.in_shape), math.prod(self.out_shape)
         decoder = _unit_rows(n, wide_out, generator)
         encoder = _unit_rows(n, wide_in, generator) if self.transcodes else decoder.clone()
@@ -416,11 +418,17 @@ class SAE(nn.Module, Generic[C]):
         """Pre-activations [n, n_latents] of rows."""
         return linear(rows if self._b_pre is None else rows - self._b_pre, self.encoder, self.b_enc)
 
+    def _above(self, rows: Tensor, threshold: Tensor) -> Codes:
+        """The pre-activations above a threshold [n_latents], and above 0; no gradient."""
+        return encode_above(
+            rows, self.encoder, self.b_enc, threshold, b_pre=self._b_pre, backend=self.backend
+        )
+
     def _decode(self, latents: Tensor | Codes) -> Tensor:
         """[n, d_out] flat."""
         b_dec = self.b_dec.flatten()
         if isinstance(latents, Codes):
-            return sparse_decode(latents, self.decoder, b_dec)
+            return decode(latents, self.decoder, b_dec, backend=self.backend)
         return latents @ self.decoder + b_dec
 
     def _predict(self, latents: Tensor | Codes, rows: Tensor) -> Tensor:

@@ -69,6 +69,11 @@ class Codes:
         """The same slots with other values."""
         return replace(self, values=values)
 
+    def regrouped(self, offsets: Int[Tensor, " n_plus_1"]) -> "Codes":
+        """The same slots in other rows; all slots must be in some."""
+        found = {k: v for k, v in self._found.items() if k != "rows"}
+        return Codes(self.values.flatten(), self.indices.flatten(), offsets, found)
+
     @property
     def rows(self) -> Int[Tensor, " m"]:
         """The row of each slot, slots in the order of ``indices.flatten()``."""
@@ -90,17 +95,13 @@ class Codes:
         n, k = self.indices.shape
         return torch.arange(n + 1, device=self.indices.device) * k
 
-    def by_latent(self, n_latents: int) -> tuple[Int[Tensor, " m"], Int[Tensor, " f_plus_1"]]:
-        """The slots sorted by latent, then row: their order, and where each latent's begin.
-
-        Sorted once: codes that `with_values` made share it.
-        """
+    @property
+    def sorted_slots(
+        self,
+    ) -> tuple[Int[Tensor, " m"], Int[Tensor, " f_plus_1"]] | tuple[None, None]:
+        """The slots by latent, and where each latent's begin, if an encoder sorted them."""
         if "order" not in self._found:
-            slots = self.indices.flatten()
-            order = slots.argsort(stable=True)
-            latents = torch.arange(n_latents + 1, device=slots.device)
-            self._found["order"] = order
-            self._found["begins"] = torch.searchsorted(slots[order], latents)
+            return None, None
         return self._found["order"], self._found["begins"]
 
     def dense(self, n_latents: int) -> Float[Tensor, "n f"]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from saes.base import SAE
+from saes.codes import Codes
 from saes.configs import SAEConfig
 
 __all__ = ["JumpReLUConfig", "JumpReLUSAE"]
@@ -96,7 +97,9 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         """[n_latents], above 0."""
         return self.log_threshold.exp()
 
-    def _latents(self, rows: Tensor) -> Tensor:
+    def _latents(self, rows: Tensor) -> Tensor | Codes:
+        if not torch.is_grad_enabled():
+            return self._above(rows, self.threshold)
         return _Jump.apply(self._pre_codes(rows), self.threshold, self.config.bandwidth)
 
     def _terms(

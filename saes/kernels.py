@@ -1,37 +1,40 @@
-"""Sparse encode and decode, forward and backward: a step's cost is one dense product.
+"""Sparse encode and decode, forward and backward: a step's cost is one dense product, or less.
 
-With k of N latents active a row, only the product ``x @ encoder.T`` that finds them is dense. All
-else touches active slots alone, forward and backward: no gradient of shape [n, N] is ever made.
+With k of N latents active a row, only the product ``x @ encoder.T`` that finds them is dense; on a
+processor with int8 dot products not even that is needed in float (`saes._numba`). All else touches
+active slots alone, forward and backward: no gradient of shape [n, N] is ever made, and except in
+the eager backend no pre-activations [n, N] either.
 
 A slot s has a row r(s), a latent j(s) and a value v(s). The products that occur are two::
 
     over the slots of a row      out[r] += v(s) * table[j(s)]     decode; gradient of x
     over the slots of a latent   out[j] += v(s) * table[r(s)]     gradients of encoder and decoder
 
-and both are one `embedding_bag`, which adds rows of a table by bags. The second needs the slots
-sorted by latent; `Codes` sorts once a step. The gradient of a value is the product of a row and a
-decoder row, taken slot by slot: [n, k, d] is never made either. Sums run in a fixed order, so that
-equal input gives equal bits on the same machine.
+and both are `segment_sums` of `saes.primitives`, which adds rows of a table by segments. The second
+needs the slots sorted by latent, which is done once a step. The gradient of a value is the product
+of a row and a decoder row, taken slot by slot: [n, k, d] is never made either. Sums run in a fixed
+order, so that equal input gives equal bits on the same machine and backend.
 
 Higher derivatives are not defined.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag, linear
 
+from saes import primitives
 from saes.codes import Codes
+from saes.primitives import resolve
 
 __all__ = [
     "batch_topk_codes",
+    "decode",
+    "encode_above",
     "encode_batch_topk",
     "encode_topk",
-    "sparse_decode",
     "topk_codes",
 ]
 
@@ -45,13 +48,7 @@ def topk_codes(pre: Float[Tensor, "n f"], k: int) -> Codes:
     Degenerate: a nan counts as largest.
     """
     with torch.no_grad():
-        values, indices = pre.topk(min(k + 1, pre.shape[1]), dim=1)
-        if not pre.is_cuda:  # there, to look for ties would be to wait for the device
-            tied = ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > 0)).any(1)
-            if tied.any():
-                ranked = pre[tied].sort(dim=1, descending=True, stable=True).indices
-                indices[tied] = ranked[:, : indices.shape[1]]
-        return Codes(values[:, :k].relu(), indices[:, :k].contiguous())
+        return Codes(*primitives.topk(pre, k))
 
 
 def batch_topk_codes(pre: Float[Tensor, "n f"], k: int) -> Codes:
@@ -64,25 +61,7 @@ def batch_topk_codes(pre: Float[Tensor, "n f"], k: int) -> Codes:
     Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", section 3.
     """
     with torch.no_grad():
-        n, f = pre.shape
-        width = f if pre.is_cuda else min(f, 4 * k)  # a CPU is slow to rank a whole batch at once
-        while True:
-            values, indices = pre.topk(width, dim=1)
-            best, chosen = values.flatten().topk(n * k)
-            least = best[-1:]
-            beyond = (values[:, -1] >= least) & (least > 0)  # rows that may have left some out
-            if width == f or not beyond.any():
-                break
-            width = min(f, 2 * width)
-        place = indices + torch.arange(n, device=pre.device)[:, None] * f
-        taken = place.flatten()[chosen]
-        if not pre.is_cuda and ((values == least).sum() > (best == least).sum()) & (least > 0):
-            place = place.flatten().sort()
-            ranked = values.flatten()[place.indices].sort(descending=True, stable=True)
-            taken = place.values[ranked.indices[: n * k]]
-        taken = taken.sort().values
-        offsets = torch.searchsorted(taken, torch.arange(n + 1, device=pre.device) * f)
-        return Codes(pre.flatten()[taken].relu(), taken % f, offsets)
+        return Codes(*primitives.batch_topk(pre, k))
 
 
 def encode_topk(
@@ -92,6 +71,7 @@ def encode_topk(
     k: int,
     *,
     b_pre: Float[Tensor, " d"] | None = None,
+    backend: str = "auto",
 ) -> Codes:
     """`topk_codes` of the pre-activations ``(x - b_pre) @ encoder.T + b_enc``, with gradients.
 
@@ -102,14 +82,21 @@ def encode_topk(
     b_enc : [f].
     k : slots a row, from 1 to f.
     b_pre : [d], taken off x first; None for 0.
+    backend : one of `saes.primitives.BACKENDS`. All give the codes that float products decide;
+        which of two pre-activations within rounding of each other is larger can differ.
 
     Returns
     -------
     Codes
         [n, k], values from 0 up. Gradients reach x, encoder, b_enc and b_pre from slots whose value
         is above 0, as through a ReLU.
+
+    Raises
+    ------
+    ParameterError
+        The backend is unknown or not for this device and dtype.
     """
-    return _encode(topk_codes, x, encoder, b_enc, k, b_pre)
+    return _encode("topk", x, encoder, b_enc, k, b_pre, backend)
 
 
 def encode_batch_topk(
@@ -119,13 +106,44 @@ def encode_batch_topk(
     k: int,
     *,
     b_pre: Float[Tensor, " d"] | None = None,
+    backend: str = "auto",
 ) -> Codes:
     """`encode_topk` by `batch_topk_codes`: n * k slots in all, compressed rows."""
-    return _encode(batch_topk_codes, x, encoder, b_enc, k, b_pre)
+    return _encode("batch_topk", x, encoder, b_enc, k, b_pre, backend)
 
 
-def sparse_decode(
-    codes: Codes, W_dec: Float[Tensor, "f d"], b_dec: Float[Tensor, " d"] | None = None
+def encode_above(
+    x: Float[Tensor, "n d"],
+    encoder: Float[Tensor, "f d"],
+    b_enc: Float[Tensor, " f"],
+    threshold: Float[Tensor, " f"],
+    *,
+    b_pre: Float[Tensor, " d"] | None = None,
+    backend: str = "auto",
+) -> Codes:
+    """The pre-activations above a threshold of their latent, and above 0, as compressed rows.
+
+    How BatchTopK and JumpReLU encode; no gradient. Parameters as of `encode_topk`; ``threshold``
+    is [f].
+
+    Returns
+    -------
+    Codes
+        By rising row, then latent. A nan is not above anything.
+    """
+    with torch.no_grad():
+        centred = x if b_pre is None else x - b_pre
+        chosen = resolve(backend, x, len(x) * len(encoder))
+        found = primitives.encode_above(centred, encoder, b_enc, threshold.clamp_min(0), chosen)
+        return Codes(*found)
+
+
+def decode(
+    codes: Codes,
+    W_dec: Float[Tensor, "f d"],
+    b_dec: Float[Tensor, " d"] | None = None,
+    *,
+    backend: str = "auto",
 ) -> Float[Tensor, "n d"]:
     """``codes.dense(f) @ W_dec + b_dec`` by the active slots alone, with gradients.
 
@@ -134,33 +152,42 @@ def sparse_decode(
     codes : of n rows. Gradients reach ``codes.values``.
     W_dec : [f, d], a row a latent.
     b_dec : [d]; None for 0.
+    backend : as for `encode_topk`.
 
     Returns
     -------
     Tensor
         [n, d]; ``b_dec`` in a row without slots.
     """
-    out = _Decode.apply(codes.values, W_dec, codes)
+    chosen = resolve(backend, W_dec, codes.indices.numel() * W_dec.shape[1])
+    order, begins = codes.sorted_slots
+    out = _Decode.apply(
+        codes.values, W_dec, codes.indices, codes.edges, codes.rows, order, begins, chosen
+    )
     return out if b_dec is None else out + b_dec
 
 
 def _encode(
-    select: Callable[[Tensor, int], Codes],
+    rule: str,
     x: Tensor,
     encoder: Tensor,
     b_enc: Tensor,
     k: int,
     b_pre: Tensor | None,
+    backend: str,
 ) -> Codes:
-    with torch.no_grad():
-        centred = x if b_pre is None else x - b_pre
-        codes = select(linear(centred, encoder, b_enc), k)
-        codes = codes.with_values(codes.values.to(x.dtype))  # autocast computes in another
-    return codes.with_values(_Chosen.apply(x, encoder, b_enc, b_pre, centred, codes))
+    chosen = resolve(backend, x, len(x) * len(encoder))
+    values, indices, offsets, rows, order, begins = _Encode.apply(
+        x, encoder, b_enc, b_pre, k, rule, chosen
+    )
+    found = {"rows": rows}
+    if order is not None:
+        found |= {"order": order, "begins": begins}
+    return Codes(values, indices, offsets, found)
 
 
-class _Chosen(torch.autograd.Function):
-    """Values that are known already, as a function of what they were computed from."""
+class _Encode(torch.autograd.Function):
+    """The values that a rule takes, as a function of x, encoder and biases."""
 
     @staticmethod
     def forward(
@@ -169,31 +196,54 @@ class _Chosen(torch.autograd.Function):
         encoder: Tensor,
         b_enc: Tensor,
         b_pre: Tensor | None,
-        centred: Tensor,
-        codes: Codes,
-    ) -> Tensor:
-        ctx.save_for_backward(centred, encoder)
-        ctx.codes = codes
-        return codes.values.clone()
+        k: int,
+        rule: str,
+        backend: str,
+    ) -> tuple[Tensor | None, ...]:
+        centred = x if b_pre is None else x - b_pre
+        every = torch.arange(len(x), device=x.device)
+        offsets = order = begins = None
+        if rule == "topk":
+            values, indices = primitives.encode_topk(centred, encoder, b_enc, k, backend)
+            rows = every.repeat_interleave(k)
+        else:
+            values, indices, offsets = primitives.encode_batch_topk(
+                centred, encoder, b_enc, k, backend
+            )
+            rows = every.repeat_interleave(offsets.diff(), output_size=len(indices))
+        if any(ctx.needs_input_grad):
+            order, begins = primitives.order(indices.flatten(), len(encoder), backend)
+        edges = torch.arange(len(x) + 1, device=x.device) * k if offsets is None else offsets
+        ctx.save_for_backward(centred, encoder, values, indices, edges, rows, order, begins)
+        ctx.backend = backend
+        still = (indices, offsets, rows, order, begins)
+        ctx.mark_non_differentiable(*(t for t in still if t is not None))
+        return values, *still
 
     @staticmethod
     @once_differentiable  # which takes the name of ctx away
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
-        (grad,) = grad_outputs
-        centred, encoder = ctx.saved_tensors
-        for_x, for_encoder, for_b_enc, for_b_pre, _, _ = ctx.needs_input_grad
-        codes = ctx.codes.with_values(grad * (ctx.codes.values > 0))
-        f = len(encoder)
+        centred, encoder, values, indices, edges, rows, order, begins = ctx.saved_tensors
+        for_x, for_encoder, for_b_enc, for_b_pre, *_ = ctx.needs_input_grad
+        backend = ctx.backend
+        slots = (grad_outputs[0] * (values > 0)).flatten()
+        mine, theirs = slots[order], rows[order]
         bias = None
         if for_b_enc or for_b_pre:
-            bias = _over_latents(codes, torch.ones_like(centred[:, :1]), f)[:, 0]
+            one = torch.ones_like(centred[:, :1])
+            bias = primitives.segment_sums(mine, theirs, begins, one, backend)[:, 0]
         return (
-            _over_rows(codes, encoder) if for_x else None,
-            _over_latents(codes, centred, f) if for_encoder else None,
+            primitives.segment_sums(slots, indices.flatten(), edges, encoder, backend)
+            if for_x
+            else None,
+            primitives.segment_sums(mine, theirs, begins, centred, backend)
+            if for_encoder
+            else None,
             bias,
             -(bias @ encoder) if for_b_pre and bias is not None else None,
+            None,
             None,
             None,
         )
@@ -203,10 +253,20 @@ class _Decode(torch.autograd.Function):
     """The values' weighted sum of decoder rows."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, W_dec: Tensor, codes: Codes) -> Tensor:
-        ctx.save_for_backward(values, W_dec)
-        ctx.codes = codes.with_values(values.detach())
-        return _over_rows(ctx.codes, W_dec)
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        W_dec: Tensor,
+        indices: Tensor,
+        edges: Tensor,
+        rows: Tensor,
+        order: Tensor | None,
+        begins: Tensor | None,
+        backend: str,
+    ) -> Tensor:
+        ctx.save_for_backward(values, W_dec, indices, edges, rows, order, begins)
+        ctx.backend = backend
+        return primitives.segment_sums(values.flatten(), indices.flatten(), edges, W_dec, backend)
 
     @staticmethod
     @once_differentiable  # which takes the name of ctx away
@@ -214,45 +274,17 @@ class _Decode(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        values, W_dec = ctx.saved_tensors
-        for_values, for_W_dec, _ = ctx.needs_input_grad
-        return (
-            _slot_products(ctx.codes, grad, W_dec).view_as(values) if for_values else None,
-            _over_latents(ctx.codes, grad, len(W_dec)) if for_W_dec else None,
-            None,
-        )
-
-
-def _over_rows(codes: Codes, table: Tensor) -> Tensor:
-    """[n, d]: for each row, the sum over its slots of value times the latent's row of the table."""
-    return embedding_bag(
-        codes.indices.flatten(),
-        table,
-        codes.edges,
-        mode="sum",
-        per_sample_weights=codes.values.flatten(),
-        include_last_offset=True,
-    )
-
-
-def _over_latents(codes: Codes, table: Tensor, n_latents: int) -> Tensor:
-    """[f, d]: for each latent, the sum over its slots of value times the row's row of the table."""
-    order, edges = codes.by_latent(n_latents)
-    return embedding_bag(
-        codes.rows[order],
-        table,
-        edges,
-        mode="sum",
-        per_sample_weights=codes.values.flatten()[order],
-        include_last_offset=True,
-    )
-
-
-def _slot_products(codes: Codes, left: Tensor, right: Tensor) -> Tensor:
-    """[m]: for each slot, the product of its row of ``left`` [n, d] and its latent of ``right``.
-
-    The operator behind the gradient of `embedding_bag`'s weights: it gathers nothing.
-    """
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        left.contiguous(), right, codes.indices.flatten(), codes.edges[:-1], codes.rows, 0, -1
-    )
+        values, W_dec, indices, edges, rows, order, begins = ctx.saved_tensors
+        for_values, for_W_dec, *_ = ctx.needs_input_grad
+        picks = indices.flatten()
+        to_values = to_W_dec = None
+        if for_values:
+            products = primitives.slot_products(grad, W_dec, picks, edges, ctx.backend)
+            to_values = products.view_as(values)
+        if for_W_dec:
+            if order is None:
+                order, begins = primitives.order(picks, len(W_dec), ctx.backend)
+            to_W_dec = primitives.segment_sums(
+                values.flatten()[order], rows[order], begins, grad, ctx.backend
+            )
+        return to_values, to_W_dec, None, None, None, None, None, None

@@ -11,7 +11,7 @@ from interp.errors import ParameterError
 from saes.base import squared_error
 from saes.codes import Codes
 from saes.configs import SAEConfig
-from saes.kernels import sparse_decode
+from saes.kernels import decode
 from saes.topk import BatchTopKConfig, BatchTopKSAE
 
 __all__ = ["MatryoshkaConfig", "MatryoshkaSAE"]
@@ -93,5 +93,5 @@ class MatryoshkaSAE(BatchTopKSAE):
         rows = torch.arange(n + 1, device=place.device)[:, None] * self.n_latents
         begins = (rows + torch.tensor(starts, device=place.device)).flatten()
         edges = torch.searchsorted(place, begins[: n * len(starts) + 1])
-        runs = sparse_decode(Codes(codes.values, codes.indices, edges), self.decoder)
+        runs = decode(codes.regrouped(edges), self.decoder, backend=self.backend)
         return runs.view(n, len(starts), -1).cumsum(1) + self.b_dec

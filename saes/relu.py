@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from saes.base import SAE
+from saes.codes import Codes
 from saes.configs import SAEConfig
 
 __all__ = ["ReLUConfig", "ReLUSAE"]
@@ -45,7 +47,9 @@ class ReLUSAE(SAE[ReLUConfig]):
     config_class: ClassVar[type[SAEConfig]] = ReLUConfig
     unit_norm: ClassVar[bool] = False
 
-    def _latents(self, rows: Tensor) -> Tensor:
+    def _latents(self, rows: Tensor) -> Tensor | Codes:
+        if not torch.is_grad_enabled():
+            return self._above(rows, torch.zeros_like(self.b_enc))
         return self._pre_codes(rows).relu()
 
     def _terms(
@@ -57,7 +61,7 @@ class ReLUSAE(SAE[ReLUConfig]):
         k: int | None,
         penalty_scale: float,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        z = self._latents(rows)
+        z = self._pre_codes(rows).relu()
         l1 = (z @ self._lengths()).mean()
         return self._decode(z), z, {"sparsity": penalty_scale * self.config.l1 * l1}
 

@@ -27,13 +27,13 @@ def resample(
     Each latent draws a row of the batch with a chance in proportion to its squared loss squared.
     The row, less ``b_dec`` where the encoder takes that off, becomes at length 1 its decoder row,
     and at 0.2 of the living encoder rows' mean norm its encoder row; its bias becomes 0, what a
-    variant has beside these its first value, and Adam forgets it.
+    variant has beside these its first value, and the optimiser forgets it.
 
     Parameters
     ----------
     latents : [m] indices of the dead.
     x, y : the batch, [n, ...].
-    optimizer : Adam over the SAE's parameters.
+    optimizer : over the SAE's parameters.
     generator : on the CPU; draws the rows.
 
     Source: Bricken et al. 2023, "Towards monosemanticity", appendix "Neuron resampling". Differs:
@@ -60,8 +60,9 @@ def resample(
         for which, parameter in sae.named_parameters():
             if which in WHOLE:
                 continue
-            for name in ("exp_avg", "exp_avg_sq"):
-                optimizer.state[parameter][name][latents] = 0
+            for moment in optimizer.state[parameter].values():
+                if moment.shape == parameter.shape:
+                    moment[latents] = 0
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from interp.errors import NotFitted
 from saes.base import SAE, squared_error
 from saes.codes import Codes
 from saes.configs import SAEConfig
-from saes.kernels import encode_batch_topk, encode_topk, sparse_decode
+from saes.kernels import decode, encode_batch_topk, encode_topk
 
 __all__ = ["BatchTopKConfig", "BatchTopKSAE", "TopKConfig", "TopKSAE"]
 
@@ -99,12 +99,12 @@ class _KSAE(SAE[K]):
             p.index_select(0, dead) for p in (self.encoder, self.decoder, self.b_enc)
         )
         k_aux = min(config.k_aux or max(1, output.shape[1] // 2), len(dead))
-        codes = encode_topk(rows, encoder, b_enc, k_aux, b_pre=self._b_pre)
+        codes = encode_topk(rows, encoder, b_enc, k_aux, b_pre=self._b_pre, backend=self.backend)
         residual = (target - output).detach()
         spread = squared_error(residual, residual.mean(0))
         scale = squared_error(target, target.mean(0)) / torch.where(spread > 0, spread, 1)
         scale = torch.where(spread > 0, scale, 0)
-        error = squared_error(sparse_decode(codes, decoder), residual)
+        error = squared_error(decode(codes, decoder, backend=self.backend), residual)
         return config.auxk * scale.detach() * error
 
 
@@ -122,7 +122,9 @@ class TopKSAE(_KSAE[TopKConfig]):
     config_class: ClassVar[type[SAEConfig]] = TopKConfig
 
     def _codes(self, rows: Tensor, k: int) -> Codes:
-        return encode_topk(rows, self.encoder, self.b_enc, k, b_pre=self._b_pre)
+        return encode_topk(
+            rows, self.encoder, self.b_enc, k, b_pre=self._b_pre, backend=self.backend
+        )
 
     def _latents(self, rows: Tensor) -> Codes:
         return self._codes(rows, self.config.k)
@@ -194,23 +196,24 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
         found = []
         with torch.no_grad():
             for rows in batches:
-                values = encode_batch_topk(
-                    rows, self.encoder, self.b_enc, self.config.k, b_pre=self._b_pre
-                ).values
+                values = self._chosen(rows, self.config.k).values
                 found.append(values.where(values > 0, torch.inf).amin())
             least = torch.stack(found)
             least = least[least.isfinite()]
             if len(least):
                 self.threshold.copy_(least.mean())
 
-    def _latents(self, rows: Tensor) -> Tensor:
+    def _latents(self, rows: Tensor) -> Tensor | Codes:
         if self.threshold.isnan():
             raise NotFitted(
                 f"{type(self).__name__} has no threshold to encode with; train it, or set "
                 "sae.threshold."
             )
+        least = self.threshold.clamp_min(0)
+        if not torch.is_grad_enabled():
+            return self._above(rows, least.expand(self.n_latents))
         pre = self._pre_codes(rows)
-        return pre.where(pre > self.threshold.clamp_min(0), 0)
+        return pre.where(pre > least, 0)
 
     def _terms(
         self,
@@ -225,8 +228,13 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
         output = self._predict(codes, rows)
         return output, codes, {"auxk": self._auxk(rows, target, output, dead)}
 
+    def _chosen(self, rows: Tensor, k: int) -> Codes:
+        return encode_batch_topk(
+            rows, self.encoder, self.b_enc, k, b_pre=self._b_pre, backend=self.backend
+        )
+
     def _batch_codes(self, rows: Tensor, k: int) -> Codes:
-        codes = encode_batch_topk(rows, self.encoder, self.b_enc, k, b_pre=self._b_pre)
+        codes = self._chosen(rows, k)
         if self.training:
             self._follow(codes.values.detach())
         return codes

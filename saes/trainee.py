@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,15 +12,17 @@ from torch import Tensor
 from interp.errors import ParameterError, ShapeError
 from saes.base import SAE, Loss, SAEConfig, squared_error
 from saes.initialise import centre, fold_scale, unit_scale
+from saes.optimizer import OPTIMIZERS
+from saes.primitives import resolve
 from saes.resample import resample
 from saes.rows import Pair, seeded
 from saes.schedules import Schedule
+from saes.threads import one_torch_thread
 
 __all__ = ["Options", "Trainee", "default_lr"]
 
 REFRESH = 10
 """Steps between two looks at which latents are dead: each look waits for the device."""
-BETAS, EPS = (0.9, 0.999), 6.25e-10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class Options:
     ema: float | None
     resample_every: int | None
     autocast: str | None
+    optimizer: str
+    backend: str
 
 
 class Trainee:
@@ -49,7 +54,6 @@ class Trainee:
     sample : rows that say the widths, the scale and the first decoder bias.
     options : of the training.
     device : where it is trained.
-    compiled : whether its loss runs under ``torch.compile``.
 
     Raises
     ------
@@ -65,7 +69,6 @@ class Trainee:
         sample: Pair,
         options: Options,
         device: torch.device,
-        compiled: bool,
     ) -> None:
         self.name, self.site, self.options = name, site, options
         self.sae = _fresh(config, sample, options.seed)
@@ -82,10 +85,17 @@ class Trainee:
         self.scale_in, self.scale_out = self.scale_in.to(device), scale_out.to(device)
         self.lr = default_lr(config) if options.lr is None else options.lr
         self.parameters = dict(self.sae.named_parameters())
-        self.optimizer = torch.optim.Adam(
-            list(self.parameters.values()), self.lr, BETAS, EPS, fused=True
-        )
         n = config.n_latents
+        self.sae.backend = options.backend
+        self.optimizer = OPTIMIZERS[options.optimizer](
+            self.parameters.values(),
+            self.lr,
+            unit=self.sae.decoder if self.sae.unit_norm else None,
+            clip=options.clip,
+            backend=options.backend,
+        )
+        chosen = resolve(options.backend, self.sae.encoder, len(x) * n)
+        self._own_threads = chosen in ("numba", "int8") and hasattr(config, "k")
         self.silent = torch.zeros(n, dtype=torch.int64, device=device)
         self.dead = torch.empty(0, dtype=torch.int64, device=device)
         self.average = {}
@@ -93,12 +103,16 @@ class Trainee:
             self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.log: list[dict[str, float]] = []
         self.compile_seconds: float | None = None
-        self._compiled = compiled
+        self._compiled = options.backend == "compile"
         loss = self.sae.loss
-        self._loss: Callable[..., Loss] = torch.compile(loss) if compiled else loss
+        self._loss: Callable[..., Loss] = torch.compile(loss) if self._compiled else loss
 
     def step(self, pair: Pair, step: int, *, log: bool) -> None:
         """Learn from a batch."""
+        with one_torch_thread() if self._own_threads else nullcontext():
+            self._step(pair, step, log=log)
+
+    def _step(self, pair: Pair, step: int, *, log: bool) -> None:
         options, schedule = self.options, self.options.schedule
         x = pair.x * self.scale_in
         y = None if pair.y is None else pair.y * self.scale_out
@@ -115,16 +129,9 @@ class Trainee:
         loss.total.backward()
         if self._compiled and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - began
-        if self.sae.unit_norm:
-            self.sae.project_decoder_gradient()
-        if options.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters.values(), options.clip, foreach=True)
         lr = self.lr * schedule.lr_scale(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
-        if self.sae.unit_norm:
-            self.sae.normalize_decoder()
         self.silent = torch.where(loss.active > 0, 0, self.silent + len(x))
         done = step + 1
         if options.resample_every and done % options.resample_every == 0 and done < schedule.steps:
@@ -153,6 +160,7 @@ class Trainee:
         self.sae.settle(x.to(self.scale_in.device) * self.scale_in for x in batches)
         fold_scale(self.sae, self.scale_in, self.scale_out)
         self.optimizer.zero_grad()
+        self.sae.backend = "auto"
         return self.sae.eval()
 
     def state(self) -> dict[str, Tensor]:
@@ -160,9 +168,10 @@ class Trainee:
         state = {f"sae.{k}": v for k, v in self.sae.state_dict().items()}
         for name, parameter in self.parameters.items():
             held = self.optimizer.state.get(parameter, {})
-            state |= {f"adam.{name}.{k}": v for k, v in held.items()}
+            state |= {f"moments.{name}.{k}": v for k, v in held.items()}
         state |= {f"average.{k}": v for k, v in self.average.items()}
         state |= {"silent": self.silent, "dead": self.dead}
+        state["steps"] = torch.tensor(self.optimizer.steps)
         return {k: v.detach().cpu().contiguous() for k, v in state.items()}
 
     def restore(self, state: dict[str, Tensor], log: list[dict[str, float]]) -> None:
@@ -172,9 +181,10 @@ class Trainee:
         self.sae.load_state_dict(own)
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
-                k: state[f"adam.{name}.{k}"].to(device) for k in ("step", "exp_avg", "exp_avg_sq")
+                k: state[f"moments.{name}.{k}"].to(device) for k in self.optimizer.moments
             }
         self.average = {k: state[f"average.{k}"].to(device) for k in self.average}
+        self.optimizer.steps = int(state["steps"])
         self.silent, self.dead = state["silent"].to(device), state["dead"].to(device)
         self.log = [dict(entry) for entry in log]
 

@@ -17,6 +17,8 @@ from interp.errors import DataError, ParameterError, StoreError
 from interp.runs import versions
 from saes.base import ARCHITECTURES, SAE, SAEConfig
 from saes.denormals import flushed_denormals
+from saes.optimizer import OPTIMIZERS
+from saes.primitives import BACKENDS, resolve
 from saes.resuming import CHECKPOINT, check_settings, read_state, write_state
 from saes.rows import Batches, Pair, Rows, read_rows
 from saes.schedules import Schedule
@@ -60,7 +62,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     clip: float | None = 1.0,
     ema: float | None = None,
     autocast: str | None = None,
-    compile: bool | str = "auto",  # noqa: A002  torch's own word for it
+    optimizer: str = "adam",
+    backend: str = "auto",
     device: str = "auto",
     log_every: int | None = None,
     checkpoint_every: int | None = None,
@@ -81,7 +84,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         if it were trained alone.
     steps : batches to learn from. An epoch reads each row once, in an order of its own.
     batch_size : rows of a batch.
-    lr : Adam's learning rate; None for 0.1 / sqrt(n_latents), for architectures without k 0.03 /
+    lr : the learning rate; None for 0.1 / sqrt(n_latents), for architectures without k 0.03 /
         sqrt(n_latents).
     seed : of first weights, order of rows and resampling.
     out : a folder for the checkpoint and, at the end, ``sae/`` (``sae/NAME/`` for several), each
@@ -103,8 +106,12 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     ema : decay of the running mean of the weights that is handed over, such as 0.999; None hands
         over the last weights.
     autocast : ``"bfloat16"`` computes dense products so on a CUDA device; weights stay float32.
-    compile : run the loss under ``torch.compile``. ``"auto"`` leaves it off: on a CPU it gains
-        less than it costs. The result says what it cost.
+    optimizer : ``"adam"``, or ``"lion"``, which holds one moment instead of two and wants an lr
+        some ten times smaller.
+    backend : what runs the kernels: ``"eager"``, torch's operators; ``"numba"``, or ``"int8"``,
+        which finds latents with integer products, both for a CPU; ``"triton"`` for CUDA;
+        ``"compile"``, the loss under ``torch.compile``; ``"auto"`` takes the fastest of these for
+        the device and the size, and does not compile. The result says what compiling cost.
     device : ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
     log_every : steps between two entries of the log; None for about 200 entries.
     checkpoint_every : steps between two checkpoints; None for a tenth of the steps.
@@ -136,9 +143,21 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     who = _device(device)
     configs = [config] if isinstance(config, SAEConfig) else list(config)
     _check(
-        configs, who, batch_size, lr, dead_after, resample_every, clip, ema, autocast, compile,
-        log_every, checkpoint_every, k_start,
-    )  # fmt: skip
+        configs,
+        who,
+        batch_size,
+        lr,
+        dead_after,
+        resample_every,
+        clip,
+        ema,
+        autocast,
+        optimizer,
+        backend,
+        log_every,
+        checkpoint_every,
+        k_start,
+    )
     rows = read_rows(acts)
     schedule = Schedule(
         steps=steps,
@@ -160,12 +179,14 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         ema=ema,
         resample_every=resample_every,
         autocast=autocast,
+        optimizer=optimizer,
+        backend=backend,
     )
     batches = Batches(rows, batch_size, seed, who)
     sample = rows.sample()
     _check_spread(rows.sites, sample)
     trainees = [
-        Trainee(label, one, site, sample[site], options, who, compile is True)
+        Trainee(label, one, site, sample[site], options, who)
         for label, one, site in _labels(rows, configs)
     ]
     del sample
@@ -393,7 +414,8 @@ def _check(
     clip: float | None,
     ema: float | None,
     autocast: str | None,
-    compile: bool | str,  # noqa: A002  as in `train`
+    optimizer: str,
+    backend: str,
     log_every: int | None,
     checkpoint_every: int | None,
     k_start: int | None,
@@ -425,5 +447,10 @@ def _check(
         raise ParameterError(f"train: autocast must be None or 'bfloat16'; got {autocast!r}.")
     if autocast is not None and device.type != "cuda":
         raise ParameterError("train: autocast needs a CUDA device; leave it out on the CPU.")
-    if compile not in (True, False, "auto"):
-        raise ParameterError(f"train: compile must be 'auto', True or False; got {compile!r}.")
+    for name, value, known in (
+        ("optimizer", optimizer, tuple(OPTIMIZERS)),
+        ("backend", backend, BACKENDS),
+    ):
+        if value not in known:
+            raise ParameterError(f"train: {name} must be one of {', '.join(known)}; got {value!r}.")
+    resolve(backend, torch.empty(0, device=device), 0)  # refuses what this device cannot run

@@ -82,6 +82,7 @@ BANNED_CALLS = {
 }
 ALLOWED = {
     ("probes/sweep.py", "torch.set_num_threads"),  # a context that puts the number back
+    ("saes/threads.py", "torch.set_num_threads"),  # likewise, and of threads of its own
     ("saes/formats/files.py", "torch.save"),  # dictionary_learning reads nothing else
 }
 BANNED_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}

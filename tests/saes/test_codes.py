@@ -46,17 +46,6 @@ def test_a_mask_chooses_rows(codes):
     assert torch.equal(codes[mask].dense(4), DENSE[mask])
 
 
-def test_by_latent_sorts_by_latent_then_row(codes):
-    order, edges = codes.by_latent(4)
-    latents = codes.indices.flatten()[order]
-    key = latents * 100 + codes.rows[order]
-    assert torch.equal(key, key.sort().values)
-    for j in range(4):
-        assert (latents[edges[j] : edges[j + 1]] == j).all()
-    assert edges[0] == 0 and edges[-1] == codes.indices.numel()
-    assert codes.with_values(codes.values * 2).by_latent(4)[0] is order, "sorted once"
-
-
 def test_gradients_pass_to_the_values(codes):
     values = codes.values.clone().requires_grad_()
     (codes.with_values(values).dense(4) * torch.arange(16).view(4, 4)).sum().backward()

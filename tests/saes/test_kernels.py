@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from saes import Codes
 from saes.kernels import (
     batch_topk_codes,
+    decode,
     encode_batch_topk,
     encode_topk,
-    sparse_decode,
     topk_codes,
 )
 
@@ -53,7 +53,7 @@ def test_gradients_are_those_of_dense_autograd(rule, k, x_grad):
     wanted = [t for t in w.values() if t.requires_grad]
 
     codes = ENCODERS[rule](w["x"], w["encoder"], w["b_enc"], k, b_pre=w["b_pre"])
-    out = sparse_decode(codes, w["W_dec"], w["b_dec"])
+    out = decode(codes, w["W_dec"], w["b_dec"])
     ours = torch.autograd.grad((out * weight).sum() + codes.values.square().sum(), wanted)
 
     pre = ((w["x"] - w["b_pre"]) @ w["encoder"].T + w["b_enc"]).detach()
@@ -91,7 +91,7 @@ def test_a_latent_that_stands_twice_in_a_row_adds_up(ragged):
         values, indices = values.flatten(), indices.flatten()
     values.requires_grad_()
     codes = Codes(values, indices, offsets)
-    out = sparse_decode(codes, w["W_dec"], w["b_dec"])
+    out = decode(codes, w["W_dec"], w["b_dec"])
     W = w["W_dec"]
     by_hand = torch.stack([3 * W[4] - 0.5 * W[1], 4 * W[1]]) + w["b_dec"]
     assert_close(out, by_hand)
@@ -106,7 +106,7 @@ def test_rows_without_slots():
     values = torch.tensor([2.0, 1.0], requires_grad=True)
     codes = Codes(values, torch.tensor([3, 0]), torch.tensor([0, 0, 2, 2]))
     W = torch.eye(5)[:, :4].contiguous().requires_grad_()
-    out = sparse_decode(codes, W, torch.ones(4))
+    out = decode(codes, W, torch.ones(4))
     assert_close(out.detach(), torch.tensor([[1.0] * 4, [2, 1, 1, 3], [1.0] * 4]))
     out.sum().backward()
     assert_close(values.grad, torch.ones(2))
@@ -117,7 +117,7 @@ def test_no_slots_at_all():
     values = torch.zeros(0, requires_grad=True)
     empty = torch.zeros(0, dtype=torch.long)
     W = torch.ones(5, 4, requires_grad=True)
-    sparse_decode(Codes(values, empty, torch.zeros(4, dtype=torch.long)), W).sum().backward()
+    decode(Codes(values, empty, torch.zeros(4, dtype=torch.long)), W).sum().backward()
     assert values.grad.shape == (0,) and not W.grad.any()
 
 
@@ -145,7 +145,7 @@ def test_backward_makes_nothing_of_the_size_of_the_pre_activations(rule):
     b_enc, b = torch.zeros(f, requires_grad=True), torch.zeros(d, requires_grad=True)
     W = E.detach().clone().requires_grad_()
     codes = ENCODERS[rule](x, E, b_enc, 4, b_pre=b)
-    loss = (sparse_decode(codes, W, b) - x).square().sum()
+    loss = (decode(codes, W, b) - x).square().sum()
     with Shapes() as sparse:
         loss.backward()
     assert W.grad is not None and E.grad is not None

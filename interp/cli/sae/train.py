@@ -98,9 +98,10 @@ def run(
     autocast: Annotated[
         str | None, typer.Option(help="bfloat16: dense products so, on a CUDA device.")
     ] = None,
-    compile: Annotated[  # noqa: A002  torch's own word for it
-        bool, typer.Option("--compile/--no-compile", help="Run the loss under torch.compile.")
-    ] = False,
+    optimizer: Annotated[str, typer.Option(help="adam, or lion, which holds less.")] = "adam",
+    backend: Annotated[
+        str, typer.Option(help="What runs the kernels: auto, eager, compile, numba, int8, triton.")
+    ] = "auto",
     pool: Annotated[str, typer.Option(help="Rows of MODEL and DATA: all, or as for capture.")] = (
         "all"
     ),
@@ -190,7 +191,8 @@ def run(
         "clip": clip,
         "ema": ema,
         "autocast": autocast,
-        "compile": compile,
+        "optimizer": optimizer,
+        "backend": backend,
         "log_every": log_every,
     }
     if dry_run:

@@ -1,0 +1,162 @@
+"""Optimisers that hold decoder rows at length 1: projection, clipping, update and norm in one go.
+
+On a CPU in float32 they go through the gradients once for their norm and once through everything
+for the rest (`saes._numba`); elsewhere they are torch's operators one after the other.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saes.primitives import resolve
+
+__all__ = ["OPTIMIZERS", "Adam", "Lion"]
+
+BETAS, EPS = (0.9, 0.999), 6.25e-10
+LION_BETAS = (0.9, 0.99)
+
+
+class _Constrained(torch.optim.Optimizer):
+    """What both share.
+
+    Parameters
+    ----------
+    parameters : to learn.
+    lr : the rate; ``param_groups[0]["lr"]`` changes it.
+    unit : a parameter whose rows stay at length 1: its gradient loses the part that would only
+        change their length (Bricken et al. 2023, "Towards Monosemanticity"), and they are set to
+        length 1 after the update, rows of zeros excepted. None for none.
+    clip : the norm of all gradients together, after that projection, is cut to this; None for no
+        cut.
+    backend : one of `saes.primitives.BACKENDS`.
+    """
+
+    moments: tuple[str, ...]
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        *,
+        unit: nn.Parameter | None = None,
+        clip: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(list(parameters), {"lr": lr})
+        self.unit, self.clip, self.backend = unit, clip, backend
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Learn from the gradients that the parameters hold; they may be changed."""
+        group = self.param_groups[0]
+        held = [p for p in group["params"] if p.grad is not None]
+        self.steps += 1
+        for p in held:
+            if not self.state[p]:
+                self.state[p] = {name: torch.zeros_like(p) for name in self.moments}
+        work = sum(p.numel() for p in held)
+        if held and resolve(self.backend, held[0], work) in ("numba", "int8"):
+            self._step_numba(held, group["lr"])
+        else:
+            self._step_torch(held, group["lr"])
+
+    def _step_torch(self, held: list[nn.Parameter], lr: float) -> None:
+        unit = self.unit if any(p is self.unit for p in held) else None
+        if unit is not None:
+            rows = _unit_rows(unit)
+            gradient = _gradient(unit)
+            gradient.sub_(rows * (rows * gradient).sum(-1, keepdim=True))
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(held, self.clip, foreach=True)
+        self._update(held, lr)
+        if unit is not None:
+            unit.copy_(_unit_rows(unit))
+
+    def _step_numba(self, held: list[nn.Parameter], lr: float) -> None:
+        from saes import _numba
+
+        squares = sum(_numba.squares(_gradient(p), p if p is self.unit else None) for p in held)
+        scale = 1.0
+        if self.clip is not None:
+            scale = min(1.0, self.clip / (squares**0.5 + 1e-6))
+        for p in held:
+            moments = [self.state[p][name] for name in self.moments]
+            _numba.update(p, _gradient(p), moments, scale, p is self.unit, *self._numbers(lr))
+
+    def _update(self, held: list[nn.Parameter], lr: float) -> None:
+        raise NotImplementedError
+
+    def _numbers(self, lr: float) -> tuple[float, ...]:
+        raise NotImplementedError
+
+
+class Adam(_Constrained):
+    """Adam with betas .9 and .999: two moments, so 28 bytes a parameter and step.
+
+    Source: Kingma and Ba 2015, "Adam", algorithm 1; the epsilon of 6.25e-10 is that of Gao et al.
+    2024, "Scaling and evaluating sparse autoencoders".
+    """
+
+    moments = ("exp_avg", "exp_avg_sq")
+
+    def _numbers(self, lr: float) -> tuple[float, ...]:
+        first, second = BETAS
+        grown = 1 - second**self.steps
+        mixed = (first, 1 - first, second, 1 - second)
+        return (*mixed, lr / (1 - first**self.steps), grown**-0.5, EPS)
+
+    def _update(self, held: list[nn.Parameter], lr: float) -> None:
+        steps = [torch.tensor(float(self.steps - 1), device=p.device) for p in held]
+        torch.ops.aten._fused_adam_(
+            list(held),
+            [_gradient(p) for p in held],
+            [self.state[p]["exp_avg"] for p in held],
+            [self.state[p]["exp_avg_sq"] for p in held],
+            [],
+            [step + 1 for step in steps],
+            lr=lr,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            weight_decay=0.0,
+            eps=EPS,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class Lion(_Constrained):
+    """The sign of a mean of gradients: one moment, so 20 bytes a parameter and step.
+
+    Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", algorithm 2, without
+    weight decay. Every weight moves by lr, so lr is to be some ten times smaller than Adam's.
+    """
+
+    moments = ("exp_avg",)
+
+    def _numbers(self, lr: float) -> tuple[float, ...]:
+        first, second = LION_BETAS
+        return (first, 1 - first, second, 1 - second, lr)
+
+    def _update(self, held: list[nn.Parameter], lr: float) -> None:
+        first, second = LION_BETAS
+        for p in held:
+            mean, gradient = self.state[p]["exp_avg"], _gradient(p)
+            p.sub_(torch.lerp(gradient, mean, first).sign_(), alpha=lr)
+            mean.lerp_(gradient, 1 - second)
+
+
+OPTIMIZERS: dict[str, type[_Constrained]] = {"adam": Adam, "lion": Lion}
+"""What ``optimizer`` of `saes.train` may be."""
+
+
+def _gradient(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None  # noqa: S101  parameters without one are left out before
+    return p.grad
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    length = rows.norm(dim=-1, keepdim=True)
+    return rows / torch.where(length > 0, length, 1)
