@@ -54,7 +54,7 @@ _BUFFERS = threading.local()
 
 
 def encode_topk(
-    x: Tensor, encoder: Tensor, b_enc: Tensor, k: int, *, screen: bool
+    x: Tensor, encoder: Tensor, b_enc: Tensor, k: int, *, screen: bool, signed: bool = False
 ) -> tuple[Tensor, Tensor] | None:
     """The k largest positive ``x @ encoder.T + b_enc`` of each row, [n, k], largest first.
 
@@ -66,17 +66,18 @@ def encode_topk(
     x, encoder, b_enc : [n, d], [f, d] and [f], float32, contiguous.
     k : from 1 to f.
     screen : whether an int8 product finds the candidates.
+    signed : take the largest in magnitude instead, with their signs.
     """
     values, indices = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
     out = (values.numpy(), indices.numpy())
 
     def by_product(pre: np.ndarray, start: int) -> None:
-        _select(pre, k, start, *out)
+        _select(pre, k, signed, start, *out)
 
     def by_screen(products: np.ndarray, first: int, last: int, start: int, known: tuple) -> int:
-        return _screen(products, first, last, start, *known, k, *out)
+        return _screen(products, first, last, start, *known, k, signed, *out)
 
-    few = GROUP * k <= len(encoder)  # else the groups' maxima say nothing
+    few = 8 * k <= len(encoder)  # else most true products are needed
     done = _encode(x, encoder, b_enc, by_product, by_screen if screen and few else None)
     return (values, indices) if done else None
 
@@ -195,11 +196,16 @@ def order_by_latent(indices: Tensor, n_latents: int) -> tuple[Tensor, Tensor]:
     return order, torch.from_numpy(begins)
 
 
-def segment_sums(values: Tensor, picks: Tensor, edges: Tensor, table: Tensor) -> Tensor:
+def segment_sums(
+    values: Tensor, picks: Tensor, edges: Tensor, table: Tensor, order: Tensor | None
+) -> Tensor:
     """[segments, d]: over the slots between two edges, the sum of value times picked table row."""
     out = table.new_empty(len(edges) - 1, table.shape[1])
     arrays = [t.contiguous().numpy() for t in (values, picks, edges, table, out)]
-    for_ranges(_even(arrays[2]), lambda a, b: _segment_sums(a, b, *arrays))
+    kernel = _segment_sums
+    if order is not None:
+        kernel, arrays = _ordered_sums, [order.numpy(), *arrays]
+    for_ranges(_even(edges.numpy()), lambda a, b: kernel(a, b, *arrays))
     return out
 
 
@@ -293,15 +299,20 @@ def _round(start, stop, table, q, scale, length, error):
         for i in range(d):
             most = max(most, abs(row[i]))
         s = most / np.float32(127)
-        inverse = np.float32(1) / s if s > np.float32(1e-30) else np.float32(0)
-        squares, lost = np.float64(0), np.float64(0)
-        for i in range(d):
-            near = np.rint(row[i] * inverse)
+        if not s > np.float32(1e-36):  # 0, too small to divide by, or nan
+            q[r] = 0
+            scale[r] = 0
+            length[r] = error[r] = most * np.sqrt(np.float32(d)) + np.float32(0) * row.sum()
+            continue
+        inverse = np.float32(1) / s
+        squares, lost = np.float32(0), np.float32(0)
+        for i in range(d):  # in units of the scale, where no square overflows or vanishes
+            own = row[i] * inverse
+            near = np.rint(own)
             q[r, i] = np.int8(near)
-            gap = row[i] - near * s
-            squares += row[i] * row[i]
-            lost += gap * gap
-        scale[r], length[r], error[r] = s, np.sqrt(squares), np.sqrt(lost)
+            squares += own * own
+            lost += (own - near) * (own - near)
+        scale[r], length[r], error[r] = s, s * np.sqrt(squares), s * np.sqrt(lost)
 
 
 @_kernel
@@ -334,6 +345,15 @@ def _maxima(row, maxima):
         maxima[g] = most
     if f % GROUP:
         maxima[f // GROUP] = row[f // GROUP * GROUP :].max()
+
+
+@_kernel
+def _first_bound(row, bits, maxima, highest, k):
+    """A value that at least k entries reach, and few more; the groups' maxima are set."""
+    _maxima(row, maxima)
+    if 2 * k <= len(maxima):
+        return _least(highest, len(maxima), k)
+    return _least(bits, len(bits), k)
 
 
 @_kernel
@@ -381,7 +401,7 @@ def _write(bits, found, count, least, k, keys, values, indices, row):
 
 
 @_kernel
-def _select(pre, k, base, values, indices):
+def _select(pre, k, signed, base, values, indices):
     n, f = pre.shape
     maxima = np.empty((f + GROUP - 1) // GROUP, np.float32)
     highest = maxima.view(np.int32)
@@ -389,16 +409,24 @@ def _select(pre, k, base, values, indices):
     found = np.empty(f + 1, np.int64)
     keys = np.empty(f + 1, np.uint64)
     chosen = np.empty(f + 1, np.int32)
-    every = pre.view(np.int32)
+    magnitude = np.empty(f, np.float32)
     for r in range(n):
-        bits = every[r]
-        _maxima(pre[r], maxima)
-        least = _least(highest, len(maxima), k)
+        row = pre[r]
+        if signed:
+            for i in range(f):
+                magnitude[i] = abs(pre[r, i])
+            row = magnitude
+        bits = row.view(np.int32)
+        least = _first_bound(row, bits, maxima, highest, k)
         count = _reaching(bits, highest, least, np.int32(0x7FFFFFFF), which, found, 0)
         for p in range(count):
             chosen[p] = bits[found[p]]
         least = _least(chosen, count, k)
         _write(chosen, found, count, least, k, keys, values, indices, base + r)
+        if signed:
+            for p in range(k):
+                if values[base + r, p] > 0:
+                    values[base + r, p] = pre[r, indices[base + r, p]]
 
 
 @_kernel
@@ -427,7 +455,7 @@ def _exactly(row, encoder, b_enc, found, first, stop, exact):
 @_kernel
 def _screen(
     products, start, stop, base, scale_x, scale_w, bias_up, reach_w, reach_e, length_w, error_w,
-    x, encoder, b_enc, k, values, indices,
+    x, encoder, b_enc, k, signed, values, indices,
 ):  # fmt: skip
     """Codes of some rows; how many float products that took."""
     f = len(encoder)
@@ -440,6 +468,10 @@ def _screen(
     keys = np.empty(f + 1, np.uint64)
     exact = np.empty(f, np.float32)
     exact_bits = exact.view(np.int32)
+    truth, other, mirrored = np.empty(f, np.float32), np.empty(f, np.float32), bias_up.copy()
+    if signed:
+        for i in range(f):
+            mirrored[i] = bias_up[i] - 2 * b_enc[i]
     computed = 0
     for r in range(start, stop):
         at = base + r
@@ -447,17 +479,29 @@ def _screen(
         product = products[r]
         s, a, e = scale_x[at], reach_w[at], reach_e[at]
         _upper(product, s, a, e, scale_w, bias_up, length_w, error_w, upper)
-        _maxima(upper, maxima)
-        least, most = _least(highest, len(maxima), k), np.int32(0x7FFFFFFF)
+        if signed:  # nor is any of the mirrored latents' above what this says of them
+            _upper(product, -s, a, e, scale_w, mirrored, length_w, error_w, other)
+            for i in range(f):
+                upper[i] = max(upper[i], other[i])
+        least = _first_bound(upper, bits, maxima, highest, k)
+        most = np.int32(0x7FFFFFFF)
         count = 0
         for _ in range(2):
             first = count
             count = _reaching(bits, highest, least, most, which, found, count)
             _exactly(row, encoder, b_enc, found, first, count, exact)
+            for p in range(first, count):
+                truth[p] = exact[p]
+                exact[p] = abs(exact[p]) if signed else exact[p]
             most = least
             least = _least(exact_bits, count, k)
         computed += count
         _write(exact_bits, found, count, least, k, keys, values, indices, at)
+        if signed:
+            for p in range(k):
+                for c in range(count):
+                    if found[c] == indices[at, p] and values[at, p] > 0:
+                        values[at, p] = truth[c]
     return computed
 
 
@@ -587,6 +631,17 @@ def _segment_sums(start, stop, values, picks, edges, table, out):
             for q in range(d):
                 total[q] += a * ta[q]
             p += 1
+
+
+@_kernel
+def _ordered_sums(start, stop, order, values, picks, edges, table, out):
+    """`_segment_sums` of slots that an order names, gathered as they are needed."""
+    first, last = edges[start], edges[stop]
+    v, p = np.empty(last - first, np.float32), np.empty(last - first, np.int64)
+    for at in range(first, last):
+        v[at - first] = values[order[at]]
+        p[at - first] = picks[order[at]]
+    _segment_sums(0, stop - start, v, p, edges[start : stop + 1] - first, table, out[start:stop])
 
 
 @_kernel

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, Type
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, mse_loss
 
 from interp.errors import CheckpointError, DataError, ParameterError, ShapeError, closest
 from saes.checkpoints import check_tensors, read_checkpoint, upload_checkpoint, write_checkpoint
@@ -291,6 +291,17 @@ class SAE(nn.Module, Generic[C]):
         if k is not None and not (hasattr(self.config, "k") and 1 <= k <= self.n_latents):
             has = f"k must be from 1 to {self.n_latents}" if hasattr(self.config, "k") else "no k"
             raise ParameterError(f"{who}.loss: {has}; got k={k}.")
+        return self._total(rows, target, dead, k, penalty_scale)
+
+    def _total(
+        self,
+        rows: Tensor,
+        target: Tensor,
+        dead: Tensor | None,
+        k: int | None,
+        penalty_scale: float,
+    ) -> Loss:
+        """`loss` of what it has checked: one graph, which waits for no device."""
         output, latents, parts = self._terms(
             rows, target, dead=dead, k=k, penalty_scale=penalty_scale
         )
@@ -451,7 +462,7 @@ class SAE(nn.Module, Generic[C]):
 
 def squared_error(output: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Tensor:
     """Squared error summed over features, its mean over rows; 0-d."""
-    return (output - target).square().sum(1).mean()
+    return mse_loss(output, target.expand_as(output), reduction="sum") / len(output)
 
 
 def check_finite(x: Float[Tensor, "n d"], who: str) -> None:

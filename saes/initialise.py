@@ -1,6 +1,7 @@
 """Where training starts, from a sample of the activations: scale, and the decoder's bias."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,8 @@ from saes.transcoder import Transcoder
 __all__ = ["CENTRES", "centre", "fold_scale", "geometric_median", "unit_scale"]
 
 CENTRES = ("mean", "geometric_median", "zero")
+PART = 4096
+"""Rows that are taken to float64 at a time."""
 MEDIAN_ROWS = 2**14
 
 
@@ -37,7 +40,7 @@ def unit_scale(x: Float[Tensor, "n ..."]) -> Float[Tensor, "..."]:
     et al. 2024, "Update on how we train SAEs". Differs: the mean norm, on which a few rows of
     great norm weigh less.
     """
-    norm = x.double().norm(dim=-1).mean(0)
+    norm = _mean(x, lambda part: part.norm(dim=-1))
     if not (norm > 0).all():
         raise DataError("train: all activations are 0.")
     return (math.sqrt(x.shape[-1]) / norm).float().unsqueeze(-1)
@@ -57,7 +60,16 @@ def centre(x: Float[Tensor, "n ..."], how: str) -> Float[Tensor, "..."]:
         return x.new_zeros(x.shape[1:], dtype=torch.float32)
     if how == "geometric_median":
         return geometric_median(x.flatten(1)).view(x.shape[1:]).float()
-    return x.double().mean(0).float()
+    return _mean(x, lambda part: part).float()
+
+
+def _mean(x: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mean over rows of what is said of them, in float64, a part at a time."""
+    room = torch.empty(min(PART, len(x)), *x.shape[1:], dtype=torch.float64, device=x.device)
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    for part in x.split(PART):
+        total = total + of(room[: len(part)].copy_(part)).sum(0)
+    return total / len(x)
 
 
 def geometric_median(

@@ -76,8 +76,9 @@ def export_checkpoint(sae: SAE, path: str | Path, format: str) -> Path:
     ParameterError
         There is no such format.
     CheckpointError
-        The format has no such SAE (a crosscoder anywhere, a gated one in sparsify, a transcoder in
-        dictionary_learning), a threshold is not set yet, or the folder holds another format.
+        The format has no such SAE (a crosscoder or an approximate selection anywhere, a gated one
+        in sparsify, a transcoder in dictionary_learning), a threshold is not set yet, or the
+        folder holds another format.
     StoreError
         The folder cannot be written.
     """
@@ -85,6 +86,9 @@ def export_checkpoint(sae: SAE, path: str | Path, format: str) -> Path:
         hint = closest(str(format), FORMATS)
         known = ", ".join(repr(name) for name in FORMATS)
         raise ParameterError(f"format must be one of {known}; got {format!r}. {hint}".rstrip())
+    selection = getattr(sae.config, "selection", "exact")
+    if selection != "exact":
+        raise CheckpointError(f"no format keeps selection={selection!r}; train with exact.")
     folder = Path(path)
     for name, module in FORMATS.items():
         if name != format and (folder / module.FILE).exists():

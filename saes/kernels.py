@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from interp.errors import ParameterError
 from saes import primitives
 from saes.codes import Codes
 from saes.primitives import resolve
@@ -37,6 +38,9 @@ __all__ = [
     "encode_topk",
     "topk_codes",
 ]
+
+RULES = ("topk", "signed", "group_max", "statistical")
+"""What ``rule`` of `encode_topk` may be."""
 
 
 def topk_codes(pre: Float[Tensor, "n f"], k: int) -> Codes:
@@ -71,6 +75,7 @@ def encode_topk(
     k: int,
     *,
     b_pre: Float[Tensor, " d"] | None = None,
+    rule: str = "topk",
     backend: str = "auto",
 ) -> Codes:
     """`topk_codes` of the pre-activations ``(x - b_pre) @ encoder.T + b_enc``, with gradients.
@@ -82,6 +87,11 @@ def encode_topk(
     b_enc : [f].
     k : slots a row, from 1 to f.
     b_pre : [d], taken off x first; None for 0.
+    rule : ``"topk"``; ``"signed"`` for the k largest in magnitude, with their signs (AbsTopK); or
+        one of two that are cheaper than the exact choice and differ from it: ``"group_max"``, the
+        largest of each of k groups of latents (f must be a multiple of k), and ``"statistical"``,
+        what is above the k-th of f normal variates of the row's mean and deviation, compressed
+        rows of about k slots.
     backend : one of `saes.primitives.BACKENDS`. All give the codes that float products decide;
         which of two pre-activations within rounding of each other is larger can differ.
 
@@ -89,14 +99,20 @@ def encode_topk(
     -------
     Codes
         [n, k], values from 0 up. Gradients reach x, encoder, b_enc and b_pre from slots whose value
-        is above 0, as through a ReLU.
+        is not 0, as through a ReLU.
 
     Raises
     ------
     ParameterError
-        The backend is unknown or not for this device and dtype.
+        The backend is unknown or not for this device and dtype; the rule is unknown, or
+        ``"group_max"`` does not divide.
     """
-    return _encode("topk", x, encoder, b_enc, k, b_pre, backend)
+    if rule not in RULES or (rule == "group_max" and len(encoder) % k):
+        raise ParameterError(
+            f"encode_topk: rule must be one of {', '.join(RULES)}, and group_max needs latents in "
+            f"multiples of k; got {rule!r} with {len(encoder)} latents and k={k}."
+        )
+    return _encode(rule, x, encoder, b_enc, k, b_pre, backend)
 
 
 def encode_batch_topk(
@@ -203,14 +219,16 @@ class _Encode(torch.autograd.Function):
         centred = x if b_pre is None else x - b_pre
         every = torch.arange(len(x), device=x.device)
         offsets = order = begins = None
-        if rule == "topk":
-            values, indices = primitives.encode_topk(centred, encoder, b_enc, k, backend)
-            rows = every.repeat_interleave(k)
-        else:
-            values, indices, offsets = primitives.encode_batch_topk(
-                centred, encoder, b_enc, k, backend
-            )
+        if rule in ("batch_topk", "statistical"):
+            if rule == "batch_topk":
+                found = primitives.encode_batch_topk(centred, encoder, b_enc, k, backend)
+            else:
+                found = primitives.encode_statistical(centred, encoder, b_enc, k)
+            values, indices, offsets = found
             rows = every.repeat_interleave(offsets.diff(), output_size=len(indices))
+        else:
+            values, indices = primitives.encode_topk(centred, encoder, b_enc, k, rule, backend)
+            rows = every.repeat_interleave(k)
         if any(ctx.needs_input_grad):
             order, begins = primitives.order(indices.flatten(), len(encoder), backend)
         edges = torch.arange(len(x) + 1, device=x.device) * k if offsets is None else offsets
@@ -228,25 +246,17 @@ class _Encode(torch.autograd.Function):
         centred, encoder, values, indices, edges, rows, order, begins = ctx.saved_tensors
         for_x, for_encoder, for_b_enc, for_b_pre, *_ = ctx.needs_input_grad
         backend = ctx.backend
-        slots = (grad_outputs[0] * (values > 0)).flatten()
-        mine, theirs = slots[order], rows[order]
-        bias = None
+        slots = (grad_outputs[0] * (values != 0)).flatten()
+        to_x = to_encoder = bias = None
+        if for_x:
+            to_x = primitives.segment_sums(slots, indices.flatten(), edges, encoder, backend)
+        if for_encoder:
+            to_encoder = primitives.segment_sums(slots, rows, begins, centred, backend, order)
         if for_b_enc or for_b_pre:
             one = torch.ones_like(centred[:, :1])
-            bias = primitives.segment_sums(mine, theirs, begins, one, backend)[:, 0]
-        return (
-            primitives.segment_sums(slots, indices.flatten(), edges, encoder, backend)
-            if for_x
-            else None,
-            primitives.segment_sums(mine, theirs, begins, centred, backend)
-            if for_encoder
-            else None,
-            bias,
-            -(bias @ encoder) if for_b_pre and bias is not None else None,
-            None,
-            None,
-            None,
-        )
+            bias = primitives.segment_sums(slots, rows, begins, one, backend, order)[:, 0]
+        to_b_pre = -(bias @ encoder) if for_b_pre and bias is not None else None
+        return to_x, to_encoder, bias, to_b_pre, None, None, None
 
 
 class _Decode(torch.autograd.Function):
@@ -284,7 +294,6 @@ class _Decode(torch.autograd.Function):
         if for_W_dec:
             if order is None:
                 order, begins = primitives.order(picks, len(W_dec), ctx.backend)
-            to_W_dec = primitives.segment_sums(
-                values.flatten()[order], rows[order], begins, grad, ctx.backend
-            )
+            slots = values.flatten()
+            to_W_dec = primitives.segment_sums(slots, rows, begins, grad, ctx.backend, order)
         return to_values, to_W_dec, None, None, None, None, None, None

@@ -5,26 +5,25 @@ for the rest (`saes._numba`); elsewhere they are torch's operators one after the
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from saes.primitives import resolve
 
-__all__ = ["OPTIMIZERS", "Adam", "Lion"]
+__all__ = ["EPS", "OPTIMIZERS", "Adam", "Lion", "Optimizer"]
 
 BETAS, EPS = (0.9, 0.999), 6.25e-10
 LION_BETAS = (0.9, 0.99)
 
 
-class _Constrained(torch.optim.Optimizer):
-    """What both share.
+class Optimizer:
+    """What all share; no subclass of torch's, whose import of its compiler takes 150 MB.
 
     Parameters
     ----------
     parameters : to learn.
-    lr : the rate; ``param_groups[0]["lr"]`` changes it.
+    lr : the rate, which may be set anew before each step.
     unit : a parameter whose rows stay at length 1: its gradient loses the part that would only
         change their length (Bricken et al. 2023, "Towards Monosemanticity"), and they are set to
         length 1 after the update, rows of zeros excepted. None for none.
@@ -44,24 +43,29 @@ class _Constrained(torch.optim.Optimizer):
         clip: float | None = None,
         backend: str = "auto",
     ) -> None:
-        super().__init__(list(parameters), {"lr": lr})
+        self.parameters, self.lr = list(parameters), lr
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
         self.unit, self.clip, self.backend = unit, clip, backend
         self.steps = 0
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self) -> None:
         """Learn from the gradients that the parameters hold; they may be changed."""
-        group = self.param_groups[0]
-        held = [p for p in group["params"] if p.grad is not None]
+        held = [p for p in self.parameters if p.grad is not None]
         self.steps += 1
         for p in held:
-            if not self.state[p]:
+            if p not in self.state:
                 self.state[p] = {name: torch.zeros_like(p) for name in self.moments}
         work = sum(p.numel() for p in held)
         if held and resolve(self.backend, held[0], work) in ("numba", "int8"):
-            self._step_numba(held, group["lr"])
+            self._step_numba(held, self.lr)
         else:
-            self._step_torch(held, group["lr"])
+            self._step_torch(held, self.lr)
+
+    def zero_grad(self) -> None:
+        """Let the gradients go."""
+        for p in self.parameters:
+            p.grad = None
 
     def _step_torch(self, held: list[nn.Parameter], lr: float) -> None:
         unit = self.unit if any(p is self.unit for p in held) else None
@@ -93,7 +97,7 @@ class _Constrained(torch.optim.Optimizer):
         raise NotImplementedError
 
 
-class Adam(_Constrained):
+class Adam(Optimizer):
     """Adam with betas .9 and .999: two moments, so 28 bytes a parameter and step.
 
     Source: Kingma and Ba 2015, "Adam", algorithm 1; the epsilon of 6.25e-10 is that of Gao et al.
@@ -127,7 +131,7 @@ class Adam(_Constrained):
         )
 
 
-class Lion(_Constrained):
+class Lion(Optimizer):
     """The sign of a mean of gradients: one moment, so 20 bytes a parameter and step.
 
     Source: Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", algorithm 2, without
@@ -148,7 +152,7 @@ class Lion(_Constrained):
             mean.lerp_(gradient, 1 - second)
 
 
-OPTIMIZERS: dict[str, type[_Constrained]] = {"adam": Adam, "lion": Lion}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "lion": Lion}
 """What ``optimizer`` of `saes.train` may be."""
 
 

@@ -1,9 +1,10 @@
 """What the kernels are made of, on each backend: operators that know no gradients.
 
 ===================  =======================================================================
-`encode_topk`        the k largest positive pre-activations of each row
+`encode_topk`        the k largest positive pre-activations of each row, and kin
 `encode_batch_topk`  the n * k largest of the batch
 `encode_above`       those above a threshold
+`encode_statistical` those above a quantile of a normal distribution
 `order`              slots sorted by latent: one counting sort a step, shared by all
 `segment_sums`       sums of weighted rows: decode, the gradients of encoder, decoder and x
 `slot_products`      a product a slot: the gradients of latents
@@ -14,6 +15,11 @@
 an integer product and then computes them as the first does. ``"triton"`` (`saes._triton`) is for
 CUDA. Each is an operator of torch's, so that ``torch.compile`` takes it as it is.
 """
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +33,7 @@ __all__ = [
     "batch_topk",
     "encode_above",
     "encode_batch_topk",
+    "encode_statistical",
     "encode_topk",
     "order",
     "resolve",
@@ -91,32 +98,61 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-@custom_op("interp::encode_topk", mutates_args=())
-def encode_topk(
-    x: Tensor, encoder: Tensor, b_enc: Tensor, k: int, backend: str
-) -> tuple[Tensor, Tensor]:
-    """Values [n, k], at least 0, largest first, and int64 indices of ``x @ encoder.T + b_enc``.
+class _Operator:
+    """A function that is one operator to ``torch.compile``, and outside of it just itself.
 
-    Of equal values the lowest index comes first on a CPU. A nan counts as largest.
+    Called as an operator it would import the compiler, which takes 150 MB.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.operator = custom_op(f"interp::{function.__name__}", function, mutates_args=())
+        self.register_fake = self.operator.register_fake
+
+    def __call__(self, *given: Any) -> Any:
+        return self.operator(*given) if torch.compiler.is_compiling() else self.function(*given)
+
+
+@_Operator
+def encode_topk(
+    x: Tensor, encoder: Tensor, b_enc: Tensor, k: int, rule: str, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Values [n, k], largest first, and int64 indices of ``x @ encoder.T + b_enc`` by a rule.
+
+    ``"topk"`` takes the k largest above 0, ``"signed"`` the k largest in magnitude with their
+    signs; ``"group_max"`` the largest above 0 of each of k groups of latents, group g being those
+    whose index leaves g when divided by k, in the order of the groups. Of equal values the lowest
+    index comes first on a CPU. A nan counts as largest.
     """
     x, encoder, b_enc = x.detach(), encoder.detach(), b_enc.detach()
-    if backend in ("numba", "int8"):
+    if backend in ("numba", "int8") and rule != "group_max":
         from saes import _numba
 
         parts = (x.contiguous(), encoder.contiguous(), b_enc.contiguous())
-        found = _numba.encode_topk(*parts, k, screen=backend == "int8")
+        found = _numba.encode_topk(*parts, k, signed=rule == "signed", screen=backend == "int8")
         if found is not None:
             return found
-    if backend == "triton":
+    if backend == "triton" and rule == "topk":
         from saes import _triton
 
         return _triton.encode_topk(x, encoder, b_enc, k)
-    values, indices = topk(linear(x, encoder, b_enc), k)
+    pre = linear(x, encoder, b_enc)
+    if rule == "topk":
+        values, indices = topk(pre, k)
+    elif rule == "signed":
+        magnitudes, indices = topk(pre.abs(), k)
+        values = pre.gather(1, indices).where(magnitudes > 0, 0)
+    else:
+        best = pre.view(len(pre), -1, k).max(dim=1)
+        indices = best.indices * k + torch.arange(k, device=pre.device)
+        values = best.values.relu()
     return values.to(x.dtype), indices  # autocast computes in another
 
 
 @encode_topk.register_fake
-def _(x: Tensor, encoder: Tensor, b_enc: Tensor, k: int, backend: str) -> tuple[Tensor, Tensor]:
+def _(
+    x: Tensor, encoder: Tensor, b_enc: Tensor, k: int, rule: str, backend: str
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(len(x), k), x.new_empty(len(x), k, dtype=torch.int64)
 
 
@@ -131,7 +167,7 @@ def topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values[:, :k].relu(), indices[:, :k].contiguous()
 
 
-@custom_op("interp::encode_batch_topk", mutates_args=())
+@_Operator
 def encode_batch_topk(
     x: Tensor, encoder: Tensor, b_enc: Tensor, k: int, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,6 +215,33 @@ def batch_topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return pre.flatten()[taken].relu(), taken % f, offsets
 
 
+@_Operator
+def encode_statistical(
+    x: Tensor, encoder: Tensor, b_enc: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is above 0 and the row's mean plus its deviation times the (1 - k / f) normal quantile.
+
+    Values and indices [m], offsets [n + 1]. Rows are looked through a part at a time.
+    """
+    n, f = len(x), len(encoder)
+    quantile = NormalDist().inv_cdf(1 - k / f) if k < f else -math.inf
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for rows in x.detach().split(max(1, SMALL // f)) if n else [x.detach()]:
+        pre = linear(rows, encoder.detach(), b_enc.detach())
+        spread = pre.std(dim=1, correction=0, keepdim=True)
+        least = pre.mean(dim=1, keepdim=True) + quantile * spread if k < f else spread * 0
+        r, indices = (pre > least.clamp_min(0)).nonzero(as_tuple=True)
+        found.append((pre[r, indices].to(x.dtype), indices, r.bincount(minlength=len(rows))))
+    values, indices, counts = map(torch.cat, zip(*found, strict=True))
+    return values, indices, torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+@encode_statistical.register_fake
+def _(x: Tensor, encoder: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    m, whole = torch.library.get_ctx().new_dynamic_size(), torch.int64
+    return x.new_empty(m), x.new_empty(m, dtype=whole), x.new_empty(len(x) + 1, dtype=whole)
+
+
 def encode_above(
     x: Tensor, encoder: Tensor, b_enc: Tensor, threshold: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -196,7 +259,7 @@ def encode_above(
     return pre[rows, indices].to(x.dtype), indices, torch.searchsorted(rows, edges)
 
 
-@custom_op("interp::order_by_latent", mutates_args=())
+@_Operator
 def order(indices: Tensor, n_latents: int, backend: str) -> tuple[Tensor, Tensor]:
     """Slots [m] sorted by latent, then slot, and where each latent's begin, [f + 1]."""
     if backend in ("numba", "int8"):
@@ -213,19 +276,27 @@ def _(indices: Tensor, n_latents: int, backend: str) -> tuple[Tensor, Tensor]:
     return indices.new_empty(indices.numel()), indices.new_empty(n_latents + 1)
 
 
-@custom_op("interp::segment_sums", mutates_args=())
+@_Operator
 def segment_sums(
-    values: Tensor, picks: Tensor, edges: Tensor, table: Tensor, backend: str
+    values: Tensor,
+    picks: Tensor,
+    edges: Tensor,
+    table: Tensor,
+    backend: str,
+    order: Tensor | None = None,
 ) -> Tensor:
     """[s, d]: over the slots of each of s segments, the sum of value times picked table row.
 
-    values, picks : [m], of slots. edges : [s + 1]. Sums run in the order of the slots.
+    values, picks : [m], of slots. edges : [s + 1]. Sums run in the order of the slots, or in that
+    of ``order`` [m], which names the slots that stand in the segments one after the other.
     """
     values, table = values.detach(), table.detach()
     if backend in ("numba", "int8"):
         from saes import _numba
 
-        return _numba.segment_sums(values, picks, edges, table)
+        return _numba.segment_sums(values, picks, edges, table, order)
+    if order is not None:
+        values, picks = values[order], picks[order]
     if backend == "triton":
         from saes import _triton
 
@@ -236,11 +307,18 @@ def segment_sums(
 
 
 @segment_sums.register_fake
-def _(values: Tensor, picks: Tensor, edges: Tensor, table: Tensor, backend: str) -> Tensor:
+def _(
+    values: Tensor,
+    picks: Tensor,
+    edges: Tensor,
+    table: Tensor,
+    backend: str,
+    order: Tensor | None = None,
+) -> Tensor:
     return table.new_empty(len(edges) - 1, table.shape[1])
 
 
-@custom_op("interp::slot_products", mutates_args=())
+@_Operator
 def slot_products(
     left: Tensor, right: Tensor, picks: Tensor, edges: Tensor, backend: str
 ) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from saes.base import SAE
+from saes.optimizer import Optimizer
 
 __all__ = ["resample"]
 
@@ -19,7 +20,7 @@ def resample(
     latents: Tensor,
     x: Tensor,
     y: Tensor | None,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     generator: torch.Generator,
 ) -> None:
     """Give dead latents new weights, in place.
@@ -61,8 +62,7 @@ def resample(
             if which in WHOLE:
                 continue
             for moment in optimizer.state[parameter].values():
-                if moment.shape == parameter.shape:
-                    moment[latents] = 0
+                moment[latents] = 0
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -248,8 +248,10 @@ def _matrix(given: Any) -> Any:
 
 
 def _take(matrix: Any, index: np.ndarray, site: str) -> Tensor:
-    """Some rows of a matrix, checked to be finite."""
-    if isinstance(matrix, np.ndarray):
+    """Some rows of a matrix by rising index, checked to be finite; a matrix in memory itself."""
+    if len(index) == len(matrix) and isinstance(matrix, Tensor):  # all of them, in order
+        x = matrix.cpu()
+    elif isinstance(matrix, np.ndarray):
         x = torch.from_numpy(np.ascontiguousarray(matrix[index]))
     elif isinstance(matrix, Tensor):
         x = matrix[torch.from_numpy(index).to(matrix.device)].cpu()

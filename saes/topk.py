@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from interp.errors import NotFitted
+from interp.errors import NotFitted, ParameterError
 from saes.base import SAE, squared_error
 from saes.codes import Codes
 from saes.configs import SAEConfig
@@ -15,6 +15,8 @@ from saes.kernels import decode, encode_batch_topk, encode_topk
 
 __all__ = ["BatchTopKConfig", "BatchTopKSAE", "TopKConfig", "TopKSAE"]
 
+SELECTIONS = {"exact": "topk", "group_max": "group_max", "statistical": "statistical"}
+"""What ``selection`` may be, and the kernels' rule for it."""
 THRESHOLD_RATE = 0.01
 """Weight of the newest batch in BatchTopK's threshold: a mean over about the last 100 batches."""
 
@@ -45,15 +47,31 @@ class TopKConfig(_KConfig):
     auxk : weight of AuxK; 0 switches it off.
     multi_k : add an eighth of the reconstruction error at 4 k (Multi-TopK), which keeps the SAE
         useful at other k than its own.
+    selection : ``"exact"``; or, for speed, ``"group_max"``, the largest of each of k groups of
+        latents, or ``"statistical"``, those above the k-th of as many normal variates, about k a
+        row (`encode_topk` says how). The latter two are other models: an SAE is used as trained.
     """
 
     architecture: ClassVar[str] = "topk"
 
     multi_k: bool = False
+    selection: str = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._flag("multi_k")
+        who = type(self).__name__
+        if self.selection not in SELECTIONS:
+            raise ParameterError(
+                f"{who}: selection must be one of {', '.join(SELECTIONS)}; got {self.selection!r}."
+            )
+        if self.selection != "exact" and self.multi_k:
+            raise ParameterError(f"{who}: multi_k needs the exact selection; got {self.selection}.")
+        if self.selection == "group_max" and self.n_latents % self.k:
+            raise ParameterError(
+                f"{who}: group_max needs n_latents in multiples of k; got {self.n_latents} and "
+                f"k={self.k}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +114,40 @@ class _KSAE(SAE[K]):
         if dead is None or not len(dead) or config.auxk == 0:
             return output.new_zeros(())
         encoder, decoder, b_enc = (
-            p.index_select(0, dead) for p in (self.encoder, self.decoder, self.b_enc)
+            _Rows.apply(p, dead) for p in (self.encoder, self.decoder, self.b_enc)
         )
         k_aux = min(config.k_aux or max(1, output.shape[1] // 2), len(dead))
         codes = encode_topk(rows, encoder, b_enc, k_aux, b_pre=self._b_pre, backend=self.backend)
         residual = (target - output).detach()
-        spread = squared_error(residual, residual.mean(0))
-        scale = squared_error(target, target.mean(0)) / torch.where(spread > 0, spread, 1)
+        spread = _spread(residual)
+        scale = _spread(target) / torch.where(spread > 0, spread, 1)
         scale = torch.where(spread > 0, scale, 0)
         error = squared_error(decode(codes, decoder, backend=self.backend), residual)
         return config.auxk * scale.detach() * error
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """Squared distance to the rows' mean, its mean over rows; 0 where that is within rounding."""
+    whole = torch.linalg.vector_norm(rows).square() / len(rows)
+    apart = whole - rows.mean(0).square().sum()
+    return torch.where(apart > 1e-6 * whole, apart, 0)
+
+
+class _Rows(torch.autograd.Function):
+    """Some rows of a parameter, each once: their gradient is put into its place, not added."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = parameter.shape
+        return parameter.index_select(0, rows)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return grad_outputs[0].new_zeros(ctx.shape).index_copy(0, rows, grad_outputs[0]), None
 
 
 class TopKSAE(_KSAE[TopKConfig]):
@@ -122,8 +164,9 @@ class TopKSAE(_KSAE[TopKConfig]):
     config_class: ClassVar[type[SAEConfig]] = TopKConfig
 
     def _codes(self, rows: Tensor, k: int) -> Codes:
+        rule = SELECTIONS[self.config.selection]
         return encode_topk(
-            rows, self.encoder, self.b_enc, k, b_pre=self._b_pre, backend=self.backend
+            rows, self.encoder, self.b_enc, k, b_pre=self._b_pre, rule=rule, backend=self.backend
         )
 
     def _latents(self, rows: Tensor) -> Codes:

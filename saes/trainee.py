@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -104,8 +104,8 @@ class Trainee:
         self.log: list[dict[str, float]] = []
         self.compile_seconds: float | None = None
         self._compiled = options.backend == "compile"
-        loss = self.sae.loss
-        self._loss: Callable[..., Loss] = torch.compile(loss) if self._compiled else loss
+        if self._compiled:
+            self.sae._total = torch.compile(self.sae._total, fullgraph=True)
 
     def step(self, pair: Pair, step: int, *, log: bool) -> None:
         """Learn from a batch."""
@@ -118,7 +118,7 @@ class Trainee:
         y = None if pair.y is None else pair.y * self.scale_out
         began = time.perf_counter()
         with torch.autocast("cuda", torch.bfloat16, enabled=options.autocast == "bfloat16"):
-            loss = self._loss(
+            loss = self.sae.loss(
                 x,
                 y,
                 dead=self.dead,
@@ -130,7 +130,7 @@ class Trainee:
         if self._compiled and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - began
         lr = self.lr * schedule.lr_scale(step)
-        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.lr = lr
         self.optimizer.step()
         self.silent = torch.where(loss.active > 0, 0, self.silent + len(x))
         done = step + 1
@@ -161,6 +161,7 @@ class Trainee:
         fold_scale(self.sae, self.scale_in, self.scale_out)
         self.optimizer.zero_grad()
         self.sae.backend = "auto"
+        self.sae.__dict__.pop("_total", None)  # the compiled one
         return self.sae.eval()
 
     def state(self) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ class TranscoderConfig(TopKConfig):
     k_aux : dead latents a row that AuxK reads; None for half the width of the output.
     auxk : weight of AuxK; 0 switches it off.
     multi_k : add an eighth of the reconstruction error at 4 k.
+    selection : how the k are chosen, as for `TopKConfig`.
     skip : add a linear map of the input to the output, which leaves to the latents what is not
         linear.
     """

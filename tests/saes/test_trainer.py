@@ -1,6 +1,7 @@
 """Training: deterministic, resumed bit for bit, the same alone and beside others, and it learns."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import saes
 from interp.errors import DataError, ParameterError, ShapeError, StoreError
 from interp.results import Result
 from saes import ARCHITECTURES, rows, trainee
+from saes.optimizer import Adam
 from saes.resample import resample
 from saes.resuming import CHECKPOINT
 from saes.rows import seeded
@@ -102,6 +104,66 @@ def test_several_saes_are_resumed_and_are_those_of_single_trainings(tmp_path):
     assert not same(found[0], saes.train(X, TOPK, seed=1, **options))
     names = sorted(p.name for p in (tmp_path / "sae").iterdir())
     assert names == sorted(f"{s}.{a}" for s in "ab" for a in ("topk", "batch_topk", "relu"))
+
+
+@pytest.mark.parametrize("options", [{"backend": "int8"}, {"optimizer": "lion", "lr": 1e-3}])
+def test_resuming_is_exact_on_every_backend_and_optimiser(options, tmp_path):
+    config = saes.TopKConfig(n_latents=64, k=2)
+    options = {"steps": 12, "batch_size": 300, "seed": 3, **options}
+    unbroken = saes.train(X, config, **options)
+    with pytest.raises(Killed):
+        saes.train(X, config, out=tmp_path, progress=kill_at(7), checkpoint_every=3, **options)
+    assert same(unbroken, saes.train(X, config, out=tmp_path, resume=True, **options))
+    other = {**options, "backend": "eager"} if "backend" in options else {**options, "lr": 2e-3}
+    with pytest.raises(StoreError, match="backend" if "backend" in options else "lr"):
+        saes.train(X, config, out=tmp_path, resume=True, **other)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "matryoshka", "transcoder"])
+def test_backends_train_the_same(architecture):
+    config = ARCHITECTURES[architecture][0](n_latents=64, k=2)
+    acts = (X, X.flip(1)) if architecture == "transcoder" else X
+    options = {"steps": 15, "batch_size": 300, "lr": 1e-2, "dead_after": 300}
+    first, *others = (
+        saes.train(acts, config, backend=b, **options) for b in ("eager", "numba", "int8")
+    )
+    start = saes.train(acts, config, **{**options, "steps": 1})
+    moved = (first.decoder - start.decoder).norm()
+    for other in others:
+        assert other.backend == "auto"
+        assert (first.decoder - other.decoder).norm() < 1e-3 * moved
+        assert abs(other.training_log.fvu[-1] - first.training_log.fvu[-1]) < 1e-4
+
+
+# torch.compile calls deprecated parts of torch itself.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_one_graph_without_breaks_and_what_it_cost():
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler: install g++")
+    options = {"steps": 12, "batch_size": 300, "lr": 1e-2, "dead_after": 300}
+    plain = saes.train(X, TOPK, **options)
+    compiled = saes.train(X, TOPK, backend="compile", **options)
+    assert (plain.decoder - compiled.decoder).norm() < 1e-3
+    assert compiled.training_log.compile_seconds > 0.1
+    assert "_total" not in vars(compiled), "what is handed over is not compiled"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_is_one_graph(name, small):
+    """With ``fullgraph`` a break of the graph is an error."""
+    sae = small(name, fresh=True).train()
+    x = torch.randn(64, *sae.in_shape, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(64, *sae.out_shape, generator=torch.Generator().manual_seed(1))
+    target = y if sae.transcodes else x
+    x, target = (t.flatten(1) for t in (x, target))
+    torch.compiler.reset()
+    graph = torch.compile(sae._total, fullgraph=True)
+    for dead in (None, torch.arange(5), torch.arange(9)):
+        ours, theirs = (f(x, target, dead, None, 1.0).total for f in (graph, sae._total))
+        assert torch.allclose(ours, theirs, rtol=1e-5)
+        ours.backward()
 
 
 def test_a_finished_training_is_given_back(tmp_path):
@@ -410,7 +472,7 @@ def test_a_resampled_latent_fires_again(small_config, small, name):
                 parameter[3] = 5.0 if which == "log_threshold" else -50.0
     x = 3 * torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
     assert not (sae.encode(x)[:, 3] > 0).any()
-    optimizer = torch.optim.Adam(sae.parameters())
+    optimizer = Adam(sae.parameters(), 1e-3)
     sae.loss(x).total.backward()
     optimizer.step()
     generator = torch.Generator().manual_seed(0)
