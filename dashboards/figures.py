@@ -10,11 +10,13 @@ from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.features import densities
 from dashboards.heat import heatmap
 from dashboards.sae import density_bars, loss_bars
+from dashboards.sparsity import sparsity_figure
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from dashboards.training import training_curves
 from interp.errors import ParameterError
 from interp.results import Result
 from probes.depth import ConceptDepth
+from probes.firing import Sparsity
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from saes.evaluation import Evaluation
@@ -71,5 +73,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     LossRecovered: loss_bars,
     Training: training_curves,
     Features: densities,
+    Sparsity: sparsity_figure,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -14,11 +14,13 @@ from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.headlines import glossary, headlines
 from dashboards.sae import density_reading, recovered_reading
+from dashboards.sparsity import sparsity_reading
 from dashboards.training import training_reading
 from interp.errors import ParameterError
 from interp.results import Result
 from interp.runs import write_text
 from probes.depth import ConceptDepth
+from probes.firing import Sparsity
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from saes.evaluation import Evaluation
@@ -37,6 +39,7 @@ KINDS = {
     "perturbation": "perturbations",
     "steering": "steering",
     "logit_lens": "logit lens",
+    "sparsity": "sparsity",
     "sae_training": "training",
     "sae_features": "features",
     "sae_ablation": "ablated latents",
@@ -52,6 +55,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     Features: densities_reading,
     Evaluation: density_reading,
     LossRecovered: recovered_reading,
+    Sparsity: sparsity_reading,
 }
 """Result type -> what helps to read its figure."""
 
@@ -217,7 +221,7 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
         rows = tuple(
             (
                 html.Link(titles[id(r)], ids[id(r)]),
-                f"{r.n:,} {'tokens' if isinstance(r, LogitLens) else 'rows'}",
+                f"{r.n:,} {'tokens' if isinstance(r, LogitLens | Sparsity) else 'rows'}",
             )
             for r in others[: tables.ROWS]
         )

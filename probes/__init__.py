@@ -1,4 +1,4 @@
-"""Measure: linear probes and concept depth.
+"""Measure: linear probes and concept depth, activation sparsity.
 
 A probe takes a matrix, activations and latents alike, and knows no model.
 """
@@ -7,7 +7,9 @@ from probes.concepts import concept_name
 from probes.controls import bag_of_words, majority, shuffled_labels, stratified
 from probes.curves import ConceptDepth
 from probes.depth import concept_depth
+from probes.firing import Sparsity
 from probes.linear import LinearProbe
+from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
 from probes.scores import calibration_error
@@ -19,6 +21,8 @@ __all__ = [
     "LinearProbe",
     "LogitLens",
     "Perturbed",
+    "Sparsity",
+    "SparsityCounter",
     "Steering",
     "bag_of_words",
     "calibration_error",
@@ -33,6 +37,7 @@ __all__ = [
     "perturbation_effect",
     "released_split",
     "shuffled_labels",
+    "sparsity",
     "steering_effect",
     "stratified",
 ]

@@ -25,6 +25,8 @@ def show(results: "Sequence[Result]") -> None:
     _steerings([r for r in results if r.kind == "steering"])
     for result in (r for r in results if r.kind == "perturbation"):
         _perturbed(result)
+    for result in (r for r in results if r.kind == "sparsity"):
+        _sparsity(result)
     _coders(results)
     for result in (r for r in results if r.kind == "sae_features"):
         _features(result)
@@ -101,6 +103,21 @@ def _perturbed(result: Any) -> None:
     table(
         f"{result.name} perturbed: shifts of",
         ["", "peak", "jump", "converges", "onset", "peak by"],
+        rows,
+    )
+
+
+def _sparsity(result: Any) -> None:
+    """Active neurons by layer, beside random weights."""
+    frame = result.to_frame()
+    columns = ["hookpoint", "neurons", "density", "initial_density", "live_density", "rare", "dead",
+               "always_on"]  # fmt: skip
+    columns = [c for c in columns if c in frame]
+    typer.echo("")
+    rows = frame[columns].values.tolist()
+    table(
+        f"{result.name}: active neurons by {result.rule}, {result.n:,} tokens",
+        [c.replace("_", " ").replace("initial", "random") for c in columns],
         rows,
     )
 
