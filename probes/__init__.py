@@ -15,6 +15,7 @@ from probes.points import converging_point, jump_point
 from probes.scores import calibration_error
 from probes.splits import grouped_folds, leakage, released_split
 from probes.steering import LogitLens, Steering, logit_lens, steering_effect
+from probes.topk import hard_topk, sparsified, statistical_topk
 
 __all__ = [
     "ConceptDepth",
@@ -30,6 +31,7 @@ __all__ = [
     "concept_name",
     "converging_point",
     "grouped_folds",
+    "hard_topk",
     "jump_point",
     "leakage",
     "logit_lens",
@@ -37,7 +39,9 @@ __all__ = [
     "perturbation_effect",
     "released_split",
     "shuffled_labels",
+    "sparsified",
     "sparsity",
+    "statistical_topk",
     "steering_effect",
     "stratified",
 ]
