@@ -12,6 +12,7 @@ from dashboards.heat import heatmap
 from dashboards.sae import density_bars, loss_bars
 from dashboards.sparsity import sparsity_figure
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
+from dashboards.thinning import thinning_figure
 from dashboards.training import training_curves
 from interp.errors import ParameterError
 from interp.results import Result
@@ -19,6 +20,7 @@ from probes.depth import ConceptDepth
 from probes.firing import Sparsity
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from probes.thinning import DensityCurve
 from saes.evaluation import Evaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
@@ -74,5 +76,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     Training: training_curves,
     Features: densities,
     Sparsity: sparsity_figure,
+    DensityCurve: thinning_figure,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

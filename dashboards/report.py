@@ -15,6 +15,7 @@ from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.headlines import glossary, headlines
 from dashboards.sae import density_reading, recovered_reading
 from dashboards.sparsity import sparsity_reading
+from dashboards.thinning import thinning_reading
 from dashboards.training import training_reading
 from interp.errors import ParameterError
 from interp.results import Result
@@ -23,6 +24,7 @@ from probes.depth import ConceptDepth
 from probes.firing import Sparsity
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from probes.thinning import DensityCurve
 from saes.evaluation import Evaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
@@ -40,12 +42,15 @@ KINDS = {
     "steering": "steering",
     "logit_lens": "logit lens",
     "sparsity": "sparsity",
+    "density_curve": "loss against density",
     "sae_training": "training",
     "sae_features": "features",
     "sae_ablation": "ablated latents",
     "sae_evaluation": "evaluation",
 }
 """Kinds of result in words, for headings."""
+UNITS = {"logit_lens": "tokens", "sparsity": "tokens", "density_curve": "answers"}
+"""Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
     ConceptDepth: depth_page.reading,
     Perturbed: perturbed_reading,
@@ -56,6 +61,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     Evaluation: density_reading,
     LossRecovered: recovered_reading,
     Sparsity: sparsity_reading,
+    DensityCurve: thinning_reading,
 }
 """Result type -> what helps to read its figure."""
 
@@ -221,7 +227,7 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
         rows = tuple(
             (
                 html.Link(titles[id(r)], ids[id(r)]),
-                f"{r.n:,} {'tokens' if isinstance(r, LogitLens | Sparsity) else 'rows'}",
+                f"{r.n:,} {UNITS.get(r.kind, 'rows')}",
             )
             for r in others[: tables.ROWS]
         )

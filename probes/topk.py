@@ -141,6 +141,7 @@ class Counting:
     def __init__(self) -> None:
         self.nonzero: dict[str, int] = {}
         self.values: dict[str, int] = {}
+        self.widths: dict[str, int] = {}
         self.mask: Tensor | None = None
 
     def add(self, name: str, x: Tensor) -> None:
@@ -156,6 +157,7 @@ class Counting:
                 x = x[mask.flatten()]
         self.nonzero[name] = self.nonzero.get(name, 0) + int((x != 0).sum())
         self.values[name] = self.values.get(name, 0) + x.numel()
+        self.widths[name] = x.shape[-1]
 
     def density(self) -> dict[str, float]:
         """Hook point -> share of values that are not 0, 0 to 1."""

@@ -27,6 +27,8 @@ def show(results: "Sequence[Result]") -> None:
         _perturbed(result)
     for result in (r for r in results if r.kind == "sparsity"):
         _sparsity(result)
+    for result in (r for r in results if r.kind == "density_curve"):
+        _thinned(result)
     _coders(results)
     for result in (r for r in results if r.kind == "sae_features"):
         _features(result)
@@ -119,6 +121,19 @@ def _sparsity(result: Any) -> None:
         f"{result.name}: active neurons by {result.rule}, {result.n:,} tokens",
         [c.replace("_", " ").replace("initial", "random") for c in columns],
         rows,
+    )
+
+
+def _thinned(result: Any) -> None:
+    """What the model loses by density, undisturbed and under noise."""
+    frame = result.to_frame()
+    columns = ["input", "density", "realised", "loss", "increase_low", "increase_high", "accuracy",
+               "calibration_error"]  # fmt: skip
+    typer.echo("")
+    table(
+        f"{result.name}: loss against density, {result.method}, {result.n:,} answers",
+        [c.replace("_", " ") for c in columns],
+        frame[columns].values.tolist(),
     )
 
 

@@ -13,7 +13,7 @@ from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note
 from interp.cli.show import show
 from interp.cli.study import CHEAP, short_names
-from interp.errors import ModelError
+from interp.errors import ModelError, ParameterError
 
 if TYPE_CHECKING:
     from interp.capturing import Capture
@@ -46,6 +46,23 @@ def run(
             help="The same with random weights; unasked where it is cheap.",
         ),
     ] = None,
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            help="Also run the model at these densities, such as 0.5,0.1: what does it lose?"
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Of --curve: topk or statistical.")] = "topk",
+    ddof: Annotated[int, typer.Option(help="Of the statistical method: 0 or 1.")] = 0,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(help="Hook points that --curve makes sparse; else those that are counted."),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="--curve again under noise, a share of the embedding's or input's size."),
+    ] = None,
+    bins: Annotated[int, typer.Option(help="Of the calibration error.")] = 15,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sparsity"),
     batch_size: o.BatchSize = None,
     text_column: o.TextColumn = None,
@@ -70,6 +87,7 @@ def run(
     from probes.criteria import Criterion
 
     rule = Criterion(criterion, level, norm, gated)
+    densities = _numbers(curve, "--curve")
     if not dry_run:
         find_run(out, resume=resume, force=force)  # refuse before anything is read
     loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
@@ -90,6 +108,15 @@ def run(
         "seed": seed,
     }
     steps: list[Step] = [(probes.Sparsity, lambda: count(work, rule, initial, seed))]
+    if densities is not None:
+        options["curve"] = {"densities": densities, "method": method, "ddof": ddof, "noise": noise,
+                            "bins": bins, "hookpoints": o.split_commas(at)}  # fmt: skip
+        given = {
+            **options["curve"],
+            "hookpoints": o.split_commas(at) or [p.name for p in work.points],
+        }
+        more = {"batch_size": batch_size, "max_length": max_length, "seed": seed}
+        steps.append((probes.DensityCurve, lambda: _curve(work, **given, **more)))
     started = take(steps, lambda: Run(out, "sparsity", options, resume=resume, force=force),
                    source.name, resume=resume and out.exists())  # fmt: skip
     path = finish(started, f"How sparse {short_names([loaded.spec])[0]} is")
@@ -118,6 +145,25 @@ def take(steps: list[Step], start: "Callable[[], Run]", name: str, *, resume: bo
         run.add(found)
     assert run is not None  # noqa: S101  there is at least one step
     return run
+
+
+def _curve(work: "Capture", **options: Any) -> Any:
+    """What the model loses where its activations are made sparser."""
+    import probes
+
+    with bar(f"making {work.data.name} sparser") as progress:
+        found = probes.density_curve(work.model, work.data, progress=progress, **options)
+    return signed(found, work.model)
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    """A comma list of numbers, or None where there is none."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ParameterError(f"{option} takes numbers such as 0.5,0.1; got {text!r}.") from None
 
 
 def count(work: "Capture", rule: Any, initial: bool | None, seed: int) -> Any:
