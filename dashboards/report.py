@@ -12,6 +12,7 @@ from dashboards.compare import series
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
+from dashboards.flow import flow_reading
 from dashboards.headlines import glossary, headlines
 from dashboards.sae import density_reading, recovered_reading
 from dashboards.sparsity import sparsity_reading
@@ -22,6 +23,7 @@ from interp.results import Result
 from interp.runs import write_text
 from probes.depth import ConceptDepth
 from probes.firing import Sparsity
+from probes.flow import Flow
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
@@ -43,13 +45,19 @@ KINDS = {
     "logit_lens": "logit lens",
     "sparsity": "sparsity",
     "density_curve": "loss against density",
+    "hidden_flow": "MoHD-style flow",
     "sae_training": "training",
     "sae_features": "features",
     "sae_ablation": "ablated latents",
     "sae_evaluation": "evaluation",
 }
 """Kinds of result in words, for headings."""
-UNITS = {"logit_lens": "tokens", "sparsity": "tokens", "density_curve": "answers"}
+UNITS = {
+    "logit_lens": "tokens",
+    "sparsity": "tokens",
+    "density_curve": "answers",
+    "hidden_flow": "tokens",
+}
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
     ConceptDepth: depth_page.reading,
@@ -62,6 +70,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     LossRecovered: recovered_reading,
     Sparsity: sparsity_reading,
     DensityCurve: thinning_reading,
+    Flow: flow_reading,
 }
 """Result type -> what helps to read its figure."""
 

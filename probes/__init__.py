@@ -9,6 +9,7 @@ from probes.curves import ConceptDepth
 from probes.depth import concept_depth
 from probes.firing import Sparsity
 from probes.flops import mlp_flops, spark_flops
+from probes.flow import Flow, hidden_flow
 from probes.linear import LinearProbe
 from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
@@ -22,6 +23,7 @@ from probes.topk import hard_topk, sparsified, statistical_topk
 __all__ = [
     "ConceptDepth",
     "DensityCurve",
+    "Flow",
     "LinearProbe",
     "LogitLens",
     "Perturbed",
@@ -36,6 +38,7 @@ __all__ = [
     "density_curve",
     "grouped_folds",
     "hard_topk",
+    "hidden_flow",
     "jump_point",
     "leakage",
     "logit_lens",

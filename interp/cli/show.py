@@ -29,6 +29,8 @@ def show(results: "Sequence[Result]") -> None:
         _sparsity(result)
     for result in (r for r in results if r.kind == "density_curve"):
         _thinned(result)
+    for result in (r for r in results if r.kind == "hidden_flow"):
+        _flow(result)
     _coders(results)
     for result in (r for r in results if r.kind == "sae_features"):
         _features(result)
@@ -134,6 +136,18 @@ def _thinned(result: Any) -> None:
         f"{result.name}: loss against density, {result.method}, {result.n:,} answers",
         [c.replace("_", " ") for c in columns],
         frame[columns].values.tolist(),
+    )
+
+
+def _flow(result: Any) -> None:
+    """The overlap of neighbouring tokens' dimensions, beside both controls."""
+    columns = ["hookpoint", "shared", "specialised", "never", "shared_mass", "run_length",
+               "jaccard", "jaccard_shuffled", "rotated_jaccard", "rotated_shared"]  # fmt: skip
+    typer.echo("")
+    table(
+        f"{result.name}: {result.label} flow by {result.rule}={result.level:g}, {result.n:,} tokens",
+        [c.replace("_", " ") for c in columns],
+        result.to_frame()[columns].values.tolist(),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,6 +64,18 @@ def run(
         typer.Option(help="--curve again under noise, a share of the embedding's or input's size."),
     ] = None,
     bins: Annotated[int, typer.Option(help="Of the calibration error.")] = 15,
+    flow: Annotated[
+        str | None,
+        typer.Option(
+            help="Also which hidden dimensions carry the tokens (MoHD-style), by topk, mass or rms."
+        ),
+    ] = None,
+    flow_hookpoints: Annotated[
+        list[str] | None, typer.Option(help="Where --flow reads; resid_post.* by default.")
+    ] = None,
+    drop_first: Annotated[
+        int, typer.Option(help="Positions that --flow leaves out at the start of each text.")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sparsity"),
     batch_size: o.BatchSize = None,
     text_column: o.TextColumn = None,
@@ -117,6 +130,16 @@ def run(
         }
         more = {"batch_size": batch_size, "max_length": max_length, "seed": seed}
         steps.append((probes.DensityCurve, lambda: _curve(work, **given, **more)))
+    if flow is not None:
+        way: dict[str, Any] = {"rule": flow, "drop_first": drop_first}
+        where = o.split_commas(flow_hookpoints) or ["resid_post.*"]
+        options["flow"] = {**way, "hookpoints": where}
+        steps.append(
+            (
+                probes.Flow,
+                lambda: _flow(loaded, source, where, batch_size, max_length, seed=seed, **way),
+            )
+        )
     started = take(steps, lambda: Run(out, "sparsity", options, resume=resume, force=force),
                    source.name, resume=resume and out.exists())  # fmt: skip
     path = finish(started, f"How sparse {short_names([loaded.spec])[0]} is")
@@ -145,6 +168,24 @@ def take(steps: list[Step], start: "Callable[[], Run]", name: str, *, resume: bo
         run.add(found)
     assert run is not None  # noqa: S101  there is at least one step
     return run
+
+
+def _flow(
+    model: "Model", data: Any, points: list[str], batch_size: Any, max_length: Any, **options: Any
+) -> Any:
+    """Which hidden dimensions carry the tokens; the activations are on disk meanwhile."""
+    import probes
+    from interp.capturing import Capture
+
+    work = Capture(model, data, points, "all", batch_size, None, max_length)
+    with TemporaryDirectory() as folder:
+        with bar(f"capturing {data.name} for its flow") as progress:
+            store = work.on_disk(
+                Path(folder) / "acts", resume=False, force=False, progress=progress
+            )
+        with bar(f"following the dimensions of {data.name}") as progress:
+            found = probes.hidden_flow(store, name=data.name, progress=progress, **options)
+    return signed(found, model)
 
 
 def _curve(work: "Capture", **options: Any) -> Any:
