@@ -26,7 +26,8 @@ def thinning_figure(result: DensityCurve) -> Plot:
     """
     fig = Plot()
     spread = result.realised @ np.array(result.widths) / sum(result.widths)
-    for row, (name, colour, dash, symbol) in enumerate(INPUTS[: len(result.loss)]):
+    for row in range(len(result.loss)):
+        name, colour, dash, symbol = INPUTS[row]
         x = f32(spread[row])
         base = result.loss[row, 0]
         low, high = base + result.increase_low[row], base + result.increase_high[row]
@@ -70,12 +71,10 @@ def thinning_reading(result: DensityCurve) -> str:
         "statistical": "mean + deviation x normal quantile of each token is taken off and what is "
         "below 0 set to 0 (ddof " + str(result.ddof) + ")",
     }[result.method]
+    where = label(", ".join(result.hookpoints), 60)
     text = (
-        f"At {label(result.hookpoints[0], 30)} and the other hook points {what}, without any "
-        "training for it. The upper three have the realised density, on a logarithmic axis; the "
-        "lowest shows it for each layer beside what was asked. "
-        if len(result.hookpoints) > 1
-        else f"At {label(result.hookpoints[0], 30)} {what}, without any training for it. "
+        f"At {where} {what}, without any training for it. The upper three have the realised "
+        "density, on a logarithmic axis; the lowest shows it for each layer beside what was asked. "
     )
     if result.noise is not None:
         text += (

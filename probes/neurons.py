@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp.capturing import Capture
 from interp.errors import DataError, ParameterError, ShapeError
+from interp.experts import Experts
 from interp.runs import versions
 from interp.store import ActivationStore, Matrix
 from probes.criteria import Criterion
@@ -160,7 +161,7 @@ class SparsityCounter:
         counts.add(new)
 
 
-Source = ActivationStore | Capture | Mapping[str, Any] | Any
+Source = ActivationStore | Capture | Experts | Mapping[str, Any] | Any
 
 
 def sparsity(
@@ -180,9 +181,10 @@ def sparsity(
     ----------
     source : a store, one of its matrices, an array or tensor [n, d]; a mapping of names to those
         (as the experts of a mixture, each with the rows that were routed to it); a
-        `interp.capturing.Capture`, whose rows are counted as they come and not kept; or an
-        iterable of mappings, a batch each. A row is a token or position: capture with
-        ``pool="all"``, which leaves pads out. Further axes (heads) are flattened into neurons.
+        `interp.capturing.Capture` or `interp.experts.Experts`, whose rows are counted as they come
+        and not kept; or an iterable of mappings, a batch each. A row is a token or position:
+        capture with ``pool="all"``, which leaves pads out. Further axes (heads) are flattened into
+        neurons.
     criterion : which values count as active: ``"exact"``, ``"abs_eps"``, ``"rel_eps"``,
         ``"mass"`` or ``"topk_ratio"`` (`probes.criteria.Criterion`). There is no default, as a
         density means nothing without it.
@@ -246,7 +248,7 @@ def _batches(
     source: Source, progress: Callable[[int, int, str], None] | None
 ) -> Iterator[tuple[str, Any]]:
     """(hook point, rows) of whatever holds activations."""
-    if isinstance(source, Capture):
+    if isinstance(source, Capture | Experts):
         for batch in source.stream(progress):
             yield from batch.items()
         return
@@ -273,7 +275,7 @@ def _batches(
 
 def _about(source: Source) -> dict[str, Any]:
     """Model, data and pooling, as far as the source knows them."""
-    if isinstance(source, Capture):
+    if isinstance(source, Capture | Experts):
         data = source.data
         return {
             "model": source.model.identity(),
@@ -288,7 +290,7 @@ def _about(source: Source) -> dict[str, Any]:
 
 def _sites(source: Source) -> dict[str, str]:
     """Hook point -> where it lies in the model."""
-    if isinstance(source, Capture):
+    if isinstance(source, Capture | Experts):
         return {p.name: p.place for p in source.points}
     if isinstance(source, ActivationStore):
         found = source.manifest["hookpoints"]

@@ -23,12 +23,12 @@ from interp.runs import versions
 from probes.perturb import embedding_noise
 from probes.scores import BINS, bootstrap_weights, calibration_bins, calibration_of_bins
 from probes.steering import check_language_model
-from probes.topk import Counting, sparsified
+from probes.topk import METHODS, Counting, sparsified
 
 if TYPE_CHECKING:
     from interp.models import Model
 
-__all__ = ["DensityCurve", "density_curve"]
+__all__ = ["DensityCurve", "check_thinning", "density_curve"]
 
 DENSITIES = (0.5, 0.25, 0.1, 0.05, 0.02)
 CHUNK = 2**22
@@ -180,11 +180,9 @@ def density_curve(
     the noise is at the input's embedding and not ImageNet-C.
     """
     model, source = load(model), read(data)
-    shares = _shares(densities)
-    if noise is not None and not 0 < noise < float("inf"):
-        raise ParameterError(f"noise must be above 0; got {noise!r}.")
-    if bins < 1 or draws < 1 or (batch_size is not None and batch_size < 1):
-        raise ParameterError("density_curve: bins, draws and batch_size must be at least 1.")
+    shares = check_thinning(densities, method, ddof, noise, bins)
+    if draws < 1 or (batch_size is not None and batch_size < 1):
+        raise ParameterError("density_curve: draws and batch_size must be at least 1.")
     points = [p.name for p in model.resolve(hookpoints)]
     work = feed(model, source, max_length)
     answers = _Answers.of(model, work, source, label)
@@ -259,10 +257,27 @@ def density_curve(
     )
 
 
-def _shares(densities: Sequence[float]) -> list[float]:
+def check_thinning(
+    densities: Sequence[float], method: str, ddof: int, noise: float | None, bins: int
+) -> list[float]:
+    """The densities, falling, with 1 among them.
+
+    Raises
+    ------
+    ParameterError
+        As `density_curve` says.
+    """
     for share in densities:
         if not 0 < share <= 1:
             raise ParameterError(f"densities are above 0 and at most 1; got {share!r}.")
+    if method not in METHODS or ddof not in (0, 1):
+        raise ParameterError(
+            f"method must be one of {', '.join(METHODS)} and ddof 0 or 1; got {method!r}, {ddof!r}."
+        )
+    if noise is not None and not 0 < noise < float("inf"):
+        raise ParameterError(f"noise must be above 0; got {noise!r}.")
+    if bins < 1:
+        raise ParameterError(f"bins must be at least 1; got {bins!r}.")
     return sorted({1.0, *map(float, densities)}, reverse=True)
 
 

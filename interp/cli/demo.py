@@ -11,7 +11,7 @@ from interp.cli.capture import show_plan
 from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note
 from interp.cli.show import show
-from interp.cli.sparsity import count
+from interp.cli.sparsity import count, signed
 from interp.cli.study import HOOKPOINTS, Settings, Study, short_names
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ ROWS = 1200
 """Windows of source whose tokens it learns from, about 90,000."""
 COUNTED = 300
 """Texts over whose tokens, about 25,000, active neurons are counted."""
+THINNED, DENSITIES = 40, (0.25, 0.1, 0.05, 0.02)
+"""Texts over which the loss at each density is measured, and the densities."""
 SPLICED = 60
 """Texts over which the loss with the autoencoder spliced in is measured."""
 
@@ -81,12 +83,18 @@ def run(
 def _count(run: "Run", model: "Model", data: "Dataset", seed: int) -> None:
     """How few of pylm's ReLU neurons are active, beside random weights."""
     from interp.capturing import Capture
-    from probes import Sparsity
+    from probes import DensityCurve, Sparsity, density_curve
     from probes.criteria import Criterion
 
     if run.found(Sparsity, data.name) is None:
         work = Capture(model, _few(data, COUNTED), ["mlp_act.*"], "all")
         run.add(count(work, Criterion("exact"), True, seed))
+    if run.found(DensityCurve, data.name) is None:
+        with bar(f"making {data.name} sparser") as progress:
+            found = density_curve(
+                model, _few(data, THINNED), DENSITIES, seed=seed, progress=progress
+            )
+        run.add(signed(found, model))
 
 
 def _few(data: "Dataset", n: int) -> "Dataset":

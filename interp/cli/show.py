@@ -145,7 +145,7 @@ def _flow(result: Any) -> None:
                "jaccard", "jaccard_shuffled", "rotated_jaccard", "rotated_shared"]  # fmt: skip
     typer.echo("")
     table(
-        f"{result.name}: {result.label} flow by {result.rule}={result.level:g}, {result.n:,} tokens",
+        f"{result.name}: {result.label} flow, {result.rule} {result.level:g}, {result.n:,} tokens",
         [c.replace("_", " ") for c in columns],
         result.to_frame()[columns].values.tolist(),
     )

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from interp.cli import options as o
-from interp.cli.capture import show_plan
 from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note
 from interp.cli.show import show
@@ -17,7 +16,6 @@ from interp.cli.study import CHEAP, short_names
 from interp.errors import ModelError, ParameterError
 
 if TYPE_CHECKING:
-    from interp.capturing import Capture
     from interp.models import Model
     from interp.runs import Run
 
@@ -39,6 +37,10 @@ def run(
     ] = None,
     gated: Annotated[
         bool, typer.Option("--gated", help="exact: the product of a ReLU gate, of either sign.")
+    ] = False,
+    experts: Annotated[
+        bool,
+        typer.Option("--experts", help="Count the experts of a mixture, each over its own tokens."),
     ] = False,
     initial: Annotated[
         bool | None,
@@ -77,9 +79,11 @@ def run(
         int, typer.Option(help="Positions that --flow leaves out at the start of each text.")
     ] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sparsity"),
+    pool: o.Pool = "all",
     batch_size: o.BatchSize = None,
     text_column: o.TextColumn = None,
     label_column: o.LabelColumn = None,
+    group_column: Annotated[str | None, typer.Option(help="Column of groups.")] = None,
     max_length: o.MaxLength = None,
     seed: o.Seed = 0,
     dtype: o.Dtype = None,
@@ -96,50 +100,48 @@ def run(
     import interp
     import probes
     from interp.capturing import Capture
+    from interp.experts import Experts
     from interp.runs import Run, find_run, metrics
     from probes.criteria import Criterion
 
     rule = Criterion(criterion, level, norm, gated)
-    densities = _numbers(curve, "--curve")
+    wanted = o.split_commas(hookpoints) or ["mlp_act.*"]
+    thin = _thinning(curve, method, ddof, o.split_commas(at) or wanted, noise, bins)
+    way = _way(flow, o.split_commas(flow_hookpoints) or ["resid_post.*"], drop_first)
     if not dry_run:
         find_run(out, resume=resume, force=force)  # refuse before anything is read
     loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
-    source = interp.read(data, text_column=text_column, label_column=label_column)
+    source = interp.read(
+        data, text_column=text_column, label_column=label_column, group_column=group_column
+    )
     for line in source.notes:
         note(f"{source.name}: {line}")
-    wanted = o.split_commas(hookpoints) or ["mlp_act.*"]
-    work = Capture(loaded, source, wanted, "all", batch_size, None, max_length)
+    work: Any
+    if experts:
+        work = Experts(loaded, source, batch_size, max_length)
+    else:
+        work = Capture(loaded, source, wanted, cast(Any, pool), batch_size, None, max_length)
     if dry_run:
-        show_plan(work, as_json)
+        _plan(work, as_json)
         return
-    key = work.key()
-    options = {
-        **key,
-        "dtype": [str(d) for d in key["dtype"]],
+    options: dict[str, Any] = {
+        "model": {k: v for k, v in loaded.identity().items() if k != "spec"},
+        "data": source.hash,
+        "hookpoints": [[p.name, p.place] for p in work.points],
+        "pool": work.pool,
+        "max_length": max_length,
         "criterion": str(rule),
         "initial": initial,
         "seed": seed,
+        "curve": thin,
+        "flow": way,
     }
+    more = {"batch_size": batch_size, "max_length": max_length, "seed": seed}
     steps: list[Step] = [(probes.Sparsity, lambda: count(work, rule, initial, seed))]
-    if densities is not None:
-        options["curve"] = {"densities": densities, "method": method, "ddof": ddof, "noise": noise,
-                            "bins": bins, "hookpoints": o.split_commas(at)}  # fmt: skip
-        given = {
-            **options["curve"],
-            "hookpoints": o.split_commas(at) or [p.name for p in work.points],
-        }
-        more = {"batch_size": batch_size, "max_length": max_length, "seed": seed}
-        steps.append((probes.DensityCurve, lambda: _curve(work, **given, **more)))
-    if flow is not None:
-        way: dict[str, Any] = {"rule": flow, "drop_first": drop_first}
-        where = o.split_commas(flow_hookpoints) or ["resid_post.*"]
-        options["flow"] = {**way, "hookpoints": where}
-        steps.append(
-            (
-                probes.Flow,
-                lambda: _flow(loaded, source, where, batch_size, max_length, seed=seed, **way),
-            )
-        )
+    if thin is not None:
+        steps.append((probes.DensityCurve, lambda: _curve(loaded, source, **thin, **more)))
+    if way is not None:
+        steps.append((probes.Flow, lambda: _flow(loaded, source, **way, **more)))
     started = take(steps, lambda: Run(out, "sparsity", options, resume=resume, force=force),
                    source.name, resume=resume and out.exists())  # fmt: skip
     path = finish(started, f"How sparse {short_names([loaded.spec])[0]} is")
@@ -170,44 +172,70 @@ def take(steps: list[Step], start: "Callable[[], Run]", name: str, *, resume: bo
     return run
 
 
+def _thinning(
+    curve: str | None, method: str, ddof: int, points: list[str], noise: float | None, bins: int
+) -> dict[str, Any] | None:
+    """What --curve asks for, refused before anything is read; None where it is not asked."""
+    from probes.thinning import check_thinning
+
+    if curve is None:
+        return None
+    try:
+        densities = [float(part) for part in curve.split(",")]
+    except ValueError:
+        raise ParameterError(f"--curve takes numbers such as 0.5,0.1; got {curve!r}.") from None
+    check_thinning(densities, method, ddof, noise, bins)
+    return {"densities": densities, "method": method, "ddof": ddof, "hookpoints": points,
+            "noise": noise, "bins": bins}  # fmt: skip
+
+
+def _way(flow: str | None, points: list[str], drop_first: int) -> dict[str, Any] | None:
+    """What --flow asks for, refused before anything is read; None where it is not asked."""
+    from probes.flow import RULES
+
+    if flow is None:
+        return None
+    if flow not in RULES or drop_first < 0:
+        raise ParameterError(
+            f"--flow is one of {', '.join(RULES)} and --drop-first at least 0; got {flow!r} and "
+            f"{drop_first}."
+        )
+    return {"rule": flow, "hookpoints": points, "drop_first": drop_first}
+
+
+def _curve(model: "Model", data: Any, **options: Any) -> Any:
+    """What the model loses where its activations are made sparser."""
+    import probes
+
+    with bar(f"making {data.name} sparser") as progress:
+        found = probes.density_curve(model, data, progress=progress, **options)
+    return signed(found, model)
+
+
 def _flow(
-    model: "Model", data: Any, points: list[str], batch_size: Any, max_length: Any, **options: Any
+    model: "Model",
+    data: Any,
+    *,
+    hookpoints: list[str],
+    batch_size: int | None,
+    max_length: int | None,
+    **options: Any,
 ) -> Any:
     """Which hidden dimensions carry the tokens; the activations are on disk meanwhile."""
     import probes
     from interp.capturing import Capture
 
-    work = Capture(model, data, points, "all", batch_size, None, max_length)
+    work = Capture(model, data, hookpoints, "all", batch_size, None, max_length)
     with TemporaryDirectory() as folder:
+        path = Path(folder) / "acts"
         with bar(f"capturing {data.name} for its flow") as progress:
-            store = work.on_disk(
-                Path(folder) / "acts", resume=False, force=False, progress=progress
-            )
+            store = work.on_disk(path, resume=False, force=False, progress=progress)
         with bar(f"following the dimensions of {data.name}") as progress:
             found = probes.hidden_flow(store, name=data.name, progress=progress, **options)
     return signed(found, model)
 
 
-def _curve(work: "Capture", **options: Any) -> Any:
-    """What the model loses where its activations are made sparser."""
-    import probes
-
-    with bar(f"making {work.data.name} sparser") as progress:
-        found = probes.density_curve(work.model, work.data, progress=progress, **options)
-    return signed(found, work.model)
-
-
-def _numbers(text: str | None, option: str) -> list[float] | None:
-    """A comma list of numbers, or None where there is none."""
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ParameterError(f"{option} takes numbers such as 0.5,0.1; got {text!r}.") from None
-
-
-def count(work: "Capture", rule: Any, initial: bool | None, seed: int) -> Any:
+def count(work: Any, rule: Any, initial: bool | None, seed: int) -> Any:
     """The sparsity of a capture's hook points, beside that of random weights."""
     import probes
 
@@ -228,14 +256,33 @@ def signed(result: Any, model: "Model") -> Any:
     return replace(result, provenance={**result.provenance, "model": about})
 
 
-def _fresh(work: "Capture", initial: bool | None, seed: int) -> "Capture | None":
+def _plan(work: Any, as_json: bool) -> None:
+    """Print what a count would cost; it stores nothing."""
+    timed = work
+    if not hasattr(work, "plan"):  # experts: a forward costs what it costs with any hook point
+        from interp.capturing import Capture
+
+        last = "resid_post.-1" if work.model.points.stacks else work.points[0].place.split(" ")[0]
+        timed = Capture(work.model, work.data, last, "all", work.batch_size)
+    plan = {**vars(timed.plan()), "bytes": 0, "shards": 0, "hookpoints": len(work.points)}
+    if as_json:
+        emit(plan)
+        return
+    typer.echo(
+        f"{work.data.name}: {plan['rows']} rows, {plan['tokens']} positions, "
+        f"{len(work.points)} hook points: nothing is stored, about {plan['seconds']:.0f} s"
+    )
+
+
+def _fresh(work: Any, initial: bool | None, seed: int) -> Any:
     """The same capture with random weights, or None and why."""
     if initial is False:
         return None
     from interp.capturing import Capture
+    from interp.experts import Experts
 
     size = sum(p.numel() for p in work.model.module.parameters())
-    positions = max(sum(lengths) for lengths in work.lengths.values())
+    positions = sum(work.feed.lengths)
     if initial is None and size * positions > CHEAP:
         note(f"{work.data.name}: no random weights, for their cost; ask: --initial")
         return None
@@ -246,5 +293,7 @@ def _fresh(work: "Capture", initial: bool | None, seed: int) -> "Capture | None"
             raise
         note(f"{work.data.name}: no random weights: {error}")
         return None
+    if isinstance(work, Experts):
+        return Experts(model, work.data, work.batch_size, work.feed.max_length)
     names = [p.name for p in work.points]
     return Capture(model, work.data, names, work.pool, work.batch_size, None, work.feed.max_length)
