@@ -1,5 +1,8 @@
 """Activation sparsity: hand-counted cases, streams, refusals, and what the real models hold."""
 
+import inspect
+import textwrap
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,6 @@ import torch
 import interp
 import probes
 from interp.capturing import Capture
-from interp.demo.python import python_source
 from interp.errors import DataError, ParameterError, ShapeError
 from probes import SparsityCounter, sparsity
 from probes.criteria import CRITERIA
@@ -251,7 +253,8 @@ def test_a_gated_mlp_is_measured_at_the_product(tiny, tokenizer, texts):
 
 def test_training_makes_pylm_sparse():
     model = interp.load("demo:pylm")
-    data = python_source(60)
+    source = inspect.getsource(textwrap)
+    data = [source[i : i + 250] for i in range(0, 12000, 250)]
     points = ["mlp_act.*"]
     fresh = Capture(model.reinitialised(0), data, points, "all")
     found = sparsity(Capture(model, data, points, "all"), "exact", initial=fresh)
