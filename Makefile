@@ -45,6 +45,7 @@ bench: $(READY)
 	$(BIN)/python examples/bench_capture.py
 	$(BIN)/python examples/bench_probe.py
 	$(BIN)/python examples/bench_store.py
+	$(BIN)/python examples/bench_active_neurons.py
 	$(BIN)/python examples/planted_dictionary.py --architectures topk
 
 clean:

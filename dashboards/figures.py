@@ -8,15 +8,21 @@ from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.features import densities
+from dashboards.flow import flow_figure
 from dashboards.heat import heatmap
 from dashboards.sae import density_bars, loss_bars
+from dashboards.sparsity import sparsity_figure
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
+from dashboards.thinning import thinning_figure
 from dashboards.training import training_curves
 from interp.errors import ParameterError
 from interp.results import Result
 from probes.depth import ConceptDepth
+from probes.firing import Sparsity
+from probes.flow import Flow
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from probes.thinning import DensityCurve
 from saes.evaluation import Evaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
@@ -71,5 +77,8 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     LossRecovered: loss_bars,
     Training: training_curves,
     Features: densities,
+    Sparsity: sparsity_figure,
+    DensityCurve: thinning_figure,
+    Flow: flow_figure,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -12,15 +12,21 @@ from dashboards.compare import series
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
+from dashboards.flow import flow_reading
 from dashboards.headlines import glossary, headlines
 from dashboards.sae import density_reading, recovered_reading
+from dashboards.sparsity import sparsity_reading
+from dashboards.thinning import thinning_reading
 from dashboards.training import training_reading
 from interp.errors import ParameterError
 from interp.results import Result
 from interp.runs import write_text
 from probes.depth import ConceptDepth
+from probes.firing import Sparsity
+from probes.flow import Flow
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from probes.thinning import DensityCurve
 from saes.evaluation import Evaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
@@ -37,12 +43,22 @@ KINDS = {
     "perturbation": "perturbations",
     "steering": "steering",
     "logit_lens": "logit lens",
+    "sparsity": "sparsity",
+    "density_curve": "loss against density",
+    "hidden_flow": "MoHD-style flow",
     "sae_training": "training",
     "sae_features": "features",
     "sae_ablation": "ablated latents",
     "sae_evaluation": "evaluation",
 }
 """Kinds of result in words, for headings."""
+UNITS = {
+    "logit_lens": "tokens",
+    "sparsity": "tokens",
+    "density_curve": "answers",
+    "hidden_flow": "tokens",
+}
+"""Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
     ConceptDepth: depth_page.reading,
     Perturbed: perturbed_reading,
@@ -52,6 +68,9 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     Features: densities_reading,
     Evaluation: density_reading,
     LossRecovered: recovered_reading,
+    Sparsity: sparsity_reading,
+    DensityCurve: thinning_reading,
+    Flow: flow_reading,
 }
 """Result type -> what helps to read its figure."""
 
@@ -217,7 +236,7 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
         rows = tuple(
             (
                 html.Link(titles[id(r)], ids[id(r)]),
-                f"{r.n:,} {'tokens' if isinstance(r, LogitLens) else 'rows'}",
+                f"{r.n:,} {UNITS.get(r.kind, 'rows')}",
             )
             for r in others[: tables.ROWS]
         )

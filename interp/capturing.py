@@ -270,6 +270,18 @@ class Capture:
         manifest = {**self._manifest(), "complete": True}
         return ActivationStore(manifest, self.data.rows, parts, tokens=self._token_tables())
 
+    def stream(self, progress: Progress | None = None) -> Iterator[dict[str, Tensor]]:
+        """The rows of every hook point, a batch at a time; nothing is kept, and the order is that
+        of the batches.
+        """
+        done = 0
+        for shard in self.shards:
+            for rows in self.batches(*shard):
+                yield self.pooled(rows)
+                done += len(rows)
+                if progress is not None:
+                    progress(done, len(self.data), "rows")
+
     def on_disk(
         self, path: Path, *, resume: bool, force: bool, progress: Progress | None = None
     ) -> ActivationStore:

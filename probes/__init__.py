@@ -1,4 +1,4 @@
-"""Measure: linear probes and concept depth.
+"""Measure: linear probes and concept depth, activation sparsity.
 
 A probe takes a matrix, activations and latents alike, and knows no model.
 """
@@ -7,32 +7,50 @@ from probes.concepts import concept_name
 from probes.controls import bag_of_words, majority, shuffled_labels, stratified
 from probes.curves import ConceptDepth
 from probes.depth import concept_depth
+from probes.firing import Sparsity
+from probes.flops import mlp_flops, spark_flops
+from probes.flow import Flow, hidden_flow
 from probes.linear import LinearProbe
+from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
 from probes.scores import calibration_error
 from probes.splits import grouped_folds, leakage, released_split
 from probes.steering import LogitLens, Steering, logit_lens, steering_effect
+from probes.thinning import DensityCurve, density_curve
+from probes.topk import hard_topk, sparsified, statistical_topk
 
 __all__ = [
     "ConceptDepth",
+    "DensityCurve",
+    "Flow",
     "LinearProbe",
     "LogitLens",
     "Perturbed",
+    "Sparsity",
+    "SparsityCounter",
     "Steering",
     "bag_of_words",
     "calibration_error",
     "concept_depth",
     "concept_name",
     "converging_point",
+    "density_curve",
     "grouped_folds",
+    "hard_topk",
+    "hidden_flow",
     "jump_point",
     "leakage",
     "logit_lens",
     "majority",
+    "mlp_flops",
     "perturbation_effect",
     "released_split",
     "shuffled_labels",
+    "spark_flops",
+    "sparsified",
+    "sparsity",
+    "statistical_topk",
     "steering_effect",
     "stratified",
 ]

@@ -11,8 +11,10 @@ __all__ = [
     "area_interval",
     "area_under_curve",
     "bootstrap_weights",
+    "calibration_bins",
     "calibration_error",
     "calibration_interval",
+    "calibration_of_bins",
     "f1_interval",
     "f1_score",
     "hits_of_groups",
@@ -88,16 +90,43 @@ def calibration_error(y: ArrayLike, probability: ArrayLike, *, bins: int = BINS)
     Source: Guo et al., arXiv 1706.04599, equation 3; 15 bins as there.
     """
     gap, place = _calibration(np.asarray(y), np.asarray(probability), bins)
-    if not len(gap):
-        return float("nan")
-    return float(np.abs(np.bincount(place, weights=gap, minlength=bins)).sum() / len(gap))
+    return calibration_of_bins(np.bincount(place, weights=gap, minlength=bins), len(gap))
+
+
+def calibration_bins(
+    confidence: ArrayLike, right: ArrayLike, *, bins: int = BINS
+) -> NDArray[np.float64]:
+    """Sums over the rows of each bin of ``right - confidence``, [bins]; sums of batches add up.
+
+    Parameters
+    ----------
+    confidence : [n] probability of the answer given, above 0 and at most 1.
+    right : [n] whether it is right.
+    """
+    confidence, right = np.asarray(confidence, np.float64), np.asarray(right)
+    gap = (right - confidence).astype(np.float64)
+    sums = np.zeros(bins)
+    np.add.at(sums, _bin(confidence, bins), gap)
+    return sums
+
+
+def calibration_of_bins(sums: NDArray, n: int) -> float:
+    """`calibration_error` of n rows from what `calibration_bins` gave.
+
+    Range: 0 to 1, lower is better. Degenerate: nan for no rows.
+    Source: Guo et al., arXiv 1706.04599, equation 3.
+    """
+    return float(np.abs(sums).sum() / n) if n else float("nan")
+
+
+def _bin(confidence: NDArray, bins: int) -> NDArray:
+    return (np.ceil(confidence * bins).astype(np.int64) - 1).clip(0, bins - 1)
 
 
 def _calibration(y: NDArray, probability: NDArray, bins: int) -> tuple[NDArray, NDArray]:
     """Right less confidence [n], and the bin of each row [n]."""
     answer, confidence = probability.argmax(0), probability.max(0)
-    place = np.ceil(confidence * bins).astype(np.int64) - 1
-    return (answer == y) - confidence, place.clip(0, bins - 1)
+    return (answer == y) - confidence, _bin(confidence, bins)
 
 
 def bootstrap_weights(ids: NDArray, *, draws: int, seed: int) -> NDArray:

@@ -11,6 +11,7 @@ from interp.cli.capture import show_plan
 from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note
 from interp.cli.show import show
+from interp.cli.sparsity import count, signed
 from interp.cli.study import HOOKPOINTS, Settings, Study, short_names
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ LATENTS, ACTIVE, STEPS, BATCH = 1024, 16, 400, 2048
 """Eight latents a dimension; by then more steps lower the error little."""
 ROWS = 1200
 """Windows of source whose tokens it learns from, about 90,000."""
+COUNTED = 300
+"""Texts over whose tokens, about 25,000, active neurons are counted."""
+THINNED, DENSITIES = 40, (0.25, 0.1, 0.05, 0.02)
+"""Texts over which the loss at each density is measured, and the densities."""
 SPLICED = 60
 """Texts over which the loss with the autoencoder spliced in is measured."""
 
@@ -65,6 +70,7 @@ def run(
         study = Study(started, model, work, None, settings)
         study.depths()
         study.lenses()
+    _count(started, model, sets[-1], seed)
     _learn(started, model, seed)
     path = finish(started, "What pylm represents")
     if as_json:
@@ -72,6 +78,33 @@ def run(
     else:
         show(started.results)
         typer.echo(f"\nreport: {path}")
+
+
+def _count(run: "Run", model: "Model", data: "Dataset", seed: int) -> None:
+    """How few of pylm's ReLU neurons are active, beside random weights."""
+    from interp.capturing import Capture
+    from probes import DensityCurve, Sparsity, density_curve
+    from probes.criteria import Criterion
+
+    if run.found(Sparsity, data.name) is None:
+        work = Capture(model, _few(data, COUNTED), ["mlp_act.*"], "all")
+        run.add(count(work, Criterion("exact"), True, seed))
+    if run.found(DensityCurve, data.name) is None:
+        with bar(f"making {data.name} sparser") as progress:
+            found = density_curve(
+                model, _few(data, THINNED), DENSITIES, seed=seed, progress=progress
+            )
+        run.add(signed(found, model))
+
+
+def _few(data: "Dataset", n: int) -> "Dataset":
+    """The first n rows."""
+    return replace(
+        data,
+        inputs=list(data.inputs)[:n],
+        rows=data.rows.iloc[:n].reset_index(drop=True),
+        marks={},
+    )
 
 
 def _learn(run: "Run", model: "Model", seed: int) -> None:
@@ -101,14 +134,10 @@ def _learn(run: "Run", model: "Model", seed: int) -> None:
     sae.save_pretrained(run.path / "sae")
     run.add(_signed(sae.training_log, model, data))
     run.add(_signed(saes.evaluate(sae, store[SITE], name=SITE), model, data))
-    few = replace(
-        data,
-        inputs=list(data.inputs)[:SPLICED],
-        rows=data.rows.iloc[:SPLICED].reset_index(drop=True),
-        marks={},
-    )
     with bar("splicing the autoencoder into the model") as progress:
-        recovered = saes.loss_recovered(model, sae, few, SITE, name=SITE, progress=progress)
+        recovered = saes.loss_recovered(
+            model, sae, _few(data, SPLICED), SITE, name=SITE, progress=progress
+        )
     run.add(_signed(recovered, model, data))
     depths = [r for r in run.results if isinstance(r, ConceptDepth) and SITE in r.hookpoints]
     with bar("reading what the latents fire for") as progress:

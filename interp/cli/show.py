@@ -25,6 +25,12 @@ def show(results: "Sequence[Result]") -> None:
     _steerings([r for r in results if r.kind == "steering"])
     for result in (r for r in results if r.kind == "perturbation"):
         _perturbed(result)
+    for result in (r for r in results if r.kind == "sparsity"):
+        _sparsity(result)
+    for result in (r for r in results if r.kind == "density_curve"):
+        _thinned(result)
+    for result in (r for r in results if r.kind == "hidden_flow"):
+        _flow(result)
     _coders(results)
     for result in (r for r in results if r.kind == "sae_features"):
         _features(result)
@@ -102,6 +108,46 @@ def _perturbed(result: Any) -> None:
         f"{result.name} perturbed: shifts of",
         ["", "peak", "jump", "converges", "onset", "peak by"],
         rows,
+    )
+
+
+def _sparsity(result: Any) -> None:
+    """Active neurons by layer, beside random weights."""
+    frame = result.to_frame()
+    columns = ["hookpoint", "neurons", "density", "initial_density", "live_density", "rare", "dead",
+               "always_on"]  # fmt: skip
+    columns = [c for c in columns if c in frame]
+    typer.echo("")
+    rows = frame[columns].values.tolist()
+    table(
+        f"{result.name}: active neurons by {result.rule}, {result.n:,} tokens",
+        [c.replace("_", " ").replace("initial", "random") for c in columns],
+        rows,
+    )
+
+
+def _thinned(result: Any) -> None:
+    """What the model loses by density, undisturbed and under noise."""
+    frame = result.to_frame()
+    columns = ["input", "density", "realised", "loss", "increase_low", "increase_high", "accuracy",
+               "calibration_error"]  # fmt: skip
+    typer.echo("")
+    table(
+        f"{result.name}: loss against density, {result.method}, {result.n:,} answers",
+        [c.replace("_", " ") for c in columns],
+        frame[columns].values.tolist(),
+    )
+
+
+def _flow(result: Any) -> None:
+    """The overlap of neighbouring tokens' dimensions, beside both controls."""
+    columns = ["hookpoint", "shared", "specialised", "never", "shared_mass", "run_length",
+               "jaccard", "jaccard_shuffled", "rotated_jaccard", "rotated_shared"]  # fmt: skip
+    typer.echo("")
+    table(
+        f"{result.name}: {result.label} flow, {result.rule} {result.level:g}, {result.n:,} tokens",
+        [c.replace("_", " ") for c in columns],
+        result.to_frame()[columns].values.tolist(),
     )
 
 

@@ -21,6 +21,8 @@ COMMANDS = {
     "TRUST RESUME FORCE DRY JSON CONFIG",
     "probe": "MODEL DATA HOOKPOINTS OUT MODE PROBE PROMPT RANDOM COMPARE PERTURB LENS STEER POOL "
     "BATCH COLUMNS FOLDS SEED DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
+    "sparsity": "MODEL DATA HOOKPOINTS CRITERION THINNING FLOW OUT POOL BATCH COLUMNS SEED "
+    "DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING POOL BATCH TEXT SEED DTYPE MAX "
@@ -52,6 +54,9 @@ FLAGS = {
     "PERTURB": "--perturb",
     "LENS": "--lens",
     "STEER": "--steer --answer",
+    "CRITERION": "--criterion --level --norm --gated --experts --initial",
+    "THINNING": "--curve --method --ddof --at --noise --bins",
+    "FLOW": "--flow --flow-hookpoints --drop-first",
     "COLUMNS": "--text-column --label-column --group-column",
     "TEXT": "--text-column",
     "SAE_ACTS": "--store --hookpoint -p --target --buffer-rows --forward-batch-size",

@@ -7,8 +7,10 @@ from probes.scores import (
     area_interval,
     area_under_curve,
     bootstrap_weights,
+    calibration_bins,
     calibration_error,
     calibration_interval,
+    calibration_of_bins,
     f1_interval,
     f1_score,
     hits_of_groups,
@@ -159,3 +161,20 @@ def test_areas_without_a_second_class_have_no_interval():
         np.array([1, 1, 0, 0]), np.arange(4.0), np.array([0, 0, 1, 1]), ids, weights
     )
     assert np.isnan(found).all()
+
+
+def test_calibration_of_batches_is_that_of_the_whole():
+    """Ten bins, open below and closed above: .95, .85, .62 and .55, all right but the second."""
+    confidence, right = np.array([0.95, 0.85, 0.62, 0.55]), np.array([1, 0, 1, 1])
+    sums = calibration_bins(confidence, right, bins=10)
+    assert calibration_of_bins(sums, 4) == pytest.approx(0.4325, abs=1e-12)
+    parts = calibration_bins(confidence[:1], right[:1], bins=10) + calibration_bins(
+        confidence[1:], right[1:], bins=10
+    )
+    np.testing.assert_allclose(parts, sums, atol=1e-15)
+    two = np.stack([confidence, 1 - confidence])
+    assert calibration_error(1 - right, two, bins=10) == pytest.approx(0.4325, abs=1e-12)
+    assert calibration_of_bins(sums, 4) != pytest.approx(
+        calibration_of_bins(calibration_bins(confidence, right, bins=2), 4)
+    )
+    assert np.isnan(calibration_of_bins(np.zeros(10), 0))
