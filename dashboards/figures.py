@@ -4,6 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dashboards import tables
+from dashboards.alignment import (
+    aqi_bars,
+    aqi_curve,
+    axiom_bars,
+    delta_curve,
+    map_scatter,
+    weight_bars,
+)
 from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
@@ -14,7 +22,12 @@ from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from dashboards.training import training_curves
 from interp.errors import ParameterError
 from interp.results import Result
+from probes.alignment import AQI
+from probes.alignment_shift import DeltaAQI
+from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
+from probes.layer_pooling import LayerPooling
+from probes.maps import ClusterMap
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from saes.evaluation import Evaluation
@@ -71,5 +84,11 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     LossRecovered: loss_bars,
     Training: training_curves,
     Features: densities,
+    AQI: aqi_bars,
+    AQIByLayer: aqi_curve,
+    AQIByAxiom: axiom_bars,
+    LayerPooling: weight_bars,
+    DeltaAQI: delta_curve,
+    ClusterMap: map_scatter,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import capture, demo, doctor, hookpoints, probe, report, sae
+from interp.cli import aqi, capture, demo, doctor, hookpoints, probe, report, sae
 from interp.cli.shell import State, command
 
 __all__ = ["app", "main"]
@@ -29,6 +29,7 @@ COMMANDS = {
     "hookpoints": hookpoints.run,
     "capture": capture.run,
     "probe": probe.run,
+    "aqi": aqi.run,
     "report": report.run,
     "doctor": doctor.run,
 }

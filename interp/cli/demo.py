@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli import options as o
+from interp.cli.aqi import Alignment, best_layer
 from interp.cli.capture import show_plan
 from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note
@@ -14,6 +15,7 @@ from interp.cli.show import show
 from interp.cli.study import HOOKPOINTS, Settings, Study, short_names
 
 if TYPE_CHECKING:
+    from interp.capturing import Capture
     from interp.data import Dataset
     from interp.models import Model
     from interp.runs import Run
@@ -26,6 +28,12 @@ ROWS = 1200
 """Windows of source whose tokens it learns from, about 90,000."""
 SPLICED = 60
 """Texts over which the loss with the autoencoder spliced in is measured."""
+KINDS = "string"
+"""The concept whose two classes stand in for safe and unsafe prompts."""
+STAND_IN = (
+    "The demo has no unsafe prompts: text that ends inside a string or comment (1) stands in for "
+    "safe, other code (0) for unsafe."
+)
 
 
 def run(
@@ -65,6 +73,7 @@ def run(
         study = Study(started, model, work, None, settings)
         study.depths()
         study.lenses()
+    _align(started, works[1], seed)
     _learn(started, model, seed)
     path = finish(started, "What pylm represents")
     if as_json:
@@ -72,6 +81,14 @@ def run(
     else:
         show(started.results)
         typer.echo(f"\nreport: {path}")
+
+
+def _align(run: "Run", work: "Capture", seed: int) -> None:
+    """Alignment quality of two kinds of text, as it would be of safe and unsafe prompts."""
+    study = Alignment(run, work, seed=seed, remark=STAND_IN)
+    depth = study.layers(KINDS)
+    study.pooled(KINDS, "sparsemax", 5.0)
+    study.maps(KINDS, best_layer(depth), ["tsne"])
 
 
 def _learn(run: "Run", model: "Model", seed: int) -> None:
