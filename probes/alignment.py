@@ -136,7 +136,7 @@ def aqi(
     groups : [n] rows of a group are drawn together, and their pairs are no evidence.
     weight : lambda, .5 by default; or gamma, by default that of the variant.
     tsne : compute the indices of the released code on its t-SNE map, as its scripts do. By default
-        they are of the activations: a t-SNE map pulls clusters apart that are not.
+        they are of the activations: those of a map are others, and change with its seed.
     draws, permutations : of the bootstrap and of the labels. 0 leaves the control out.
     seed : of both, and of the folds of the words' probe.
     name : of the result.

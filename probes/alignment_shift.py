@@ -173,6 +173,9 @@ def delta_aqi_by_layer(
     options = {"safe": safe, "groups": groups}
     read, other = (labelled_rows(s, label, **options) for s in (first, second))
     _same(read, other)
+    hashes = [(s.manifest.get("data") or {}).get("hash") for s in (first, second)]
+    if all(hashes) and hashes[0] != hashes[1]:
+        raise DataError("delta-AQI compares two models on the same data; the stores' differ.")
     notes = list(read.notes)
     widths = [(first[h].shape[1:], second[h].shape[1:]) for h in names]
     if normalise is None:

@@ -112,6 +112,10 @@ def learn_layer_weights(
     differences : [pairs, layers, layers], products of a pair's differences at two layers.
     method : ``softmax`` or ``sparsemax`` makes the weights from what is learned.
 
+    The hinge rewards distance between the classes and does not see the spread within them. Layers
+    add up like independent directions, so that a mixture is shorter than its parts and one layer
+    tends to win; it need not be the one of the highest AQI.
+
     Source: arXiv 2506.13901 learns sparse weights with a contrastive loss that it does not give;
     the hinge is the "GRACE-style" separation term of related code by the same group, whose margin
     is 5.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from interp.errors import DataError, ParameterError, ShapeError
 from interp.results import Result
@@ -124,7 +125,8 @@ def _place(points: NDArray, method: str, seed: int) -> tuple[NDArray, dict[str, 
     kept = min(BEFORE, n - 1, width)
     reduced = PCA(kept, svd_solver="full" if kept < BEFORE else "randomized", random_state=seed)
     settings: dict[str, Any] = {"components": kept, "seed": seed}
-    with warnings.catch_warnings():
+    # UMAP raises the number of threads, on which scikit-learn's t-SNE then waits for most of its time.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # constant columns, and UMAP's word on its threads
         points = reduced.fit_transform(points)
         if method == "tsne":

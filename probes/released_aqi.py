@@ -13,7 +13,8 @@ xb_chi    CHI, XB             over the axioms and "overall" of one  .5
 
 AQI is ``gamma * first + (1 - gamma) * second``, for chi_sil and sil_xb with the silhouette first,
 for xb_chi with CHI first. The scripts compute the indices on a t-SNE map of three dimensions;
-`tsne_map` makes it, and is left out by default: t-SNE moves points so that clusters look apart.
+`tsne_map` makes it, and is left out by default: t-SNE keeps neighbours and not distances, so that
+indices of its map are not those of the activations, and change with its settings and its seed.
 
 Source: the repository heychhavi/aqi-eval, read at e2fae11.
 """
