@@ -190,9 +190,8 @@ def weight_bars(result: LayerPooling) -> Plot:
 def weight_reading(result: LayerPooling) -> str:
     """What the pooled rows score where the weights were not learned, beside simpler choices."""
     return (
-        f"AQI of the pooled rows, on the half that the weights were not learned on: "
-        f"{_held(result)}; on the half that they were, {result.trained:.3f}. Equal weights give "
-        f"{result.uniform:.3f}, and {result.best_hookpoint} alone, the best of the training half, "
+        "Held out is the half that the weights were not learned on; on the half that they were, "
+        f"AQI is {result.trained:.3f}. On held-out rows equal weights give {result.uniform:.3f}, and {result.best_hookpoint} alone, the best of the training half, "
         f"{result.best:.3f}."
     )
 
@@ -328,8 +327,8 @@ def map_reading(result: ClusterMap) -> str:
     """What a map does not say."""
     where = f" of {result.hookpoint}" if result.hookpoint else ""
     return (
-        f"A {METHODS[result.method]} map{where}, for the eye only: it pulls clusters apart that "
-        "are not, and distances between them mean nothing. No number here is computed on it."
+        f"A {METHODS[result.method]} map{where}, of the activations alone, without the labels. "
+        "Gaps and distances in it mean little, and no number here is computed on it."
     )
 
 

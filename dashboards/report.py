@@ -290,6 +290,8 @@ def _titles(results: Sequence[Result]) -> list[str]:
         more = [] if isinstance(r, ConceptDepth) else [KINDS.get(r.kind, r.kind.replace("_", " "))]
         if isinstance(r, LogitLens) and r.towards is not None:
             more[0] += f" towards {r.towards}"
+        if isinstance(r, ClusterMap):
+            more[0] = f"{r.method} {more[0]}"
         more += [who] if who and len({*models, *told.values()} - {""}) > 1 else []
         titles.append(
             ": ".join([tables.concept(r), ", ".join(more)]) if any(more) else tables.concept(r)

@@ -125,7 +125,7 @@ def _place(points: NDArray, method: str, seed: int) -> tuple[NDArray, dict[str, 
     kept = min(BEFORE, n - 1, width)
     reduced = PCA(kept, svd_solver="full" if kept < BEFORE else "randomized", random_state=seed)
     settings: dict[str, Any] = {"components": kept, "seed": seed}
-    # UMAP raises the number of threads, on which scikit-learn's t-SNE then waits for most of its time.
+    # One thread: UMAP raises their number, and a t-SNE after it waits for them most of its time.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # constant columns, and UMAP's word on its threads
         points = reduced.fit_transform(points)

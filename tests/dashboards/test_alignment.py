@@ -119,7 +119,7 @@ def test_the_report_tells_the_alarm_and_escapes_what_is_data(results, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert text.count("Alarm:") == 2  # in the overview, and beside its figure
     assert "<old>" not in text and "<i>a" not in text and "<b>3</b>" not in text
-    assert "AQI by layer" in text and "for the eye only" in text
+    assert "AQI by layer" in text and "For the eye only" in text
     calm = dataclasses.replace(results["delta"], alarm=False, alarms=())
     quiet = Report([calm], title="t").html()
     assert "Alarm:" not in quiet

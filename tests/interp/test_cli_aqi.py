@@ -83,7 +83,8 @@ def test_two_models_on_the_same_prompts(invoke, folder, data, tmp_path):
 def test_modes_and_names(invoke, folder, data, tmp_path):
     out = tmp_path / "run"
     done = invoke("aqi", folder("gpt2"), data, "--label-column", "kind", "--safe", "benign",
-                  "--mode", "released_code", "--variant", "sil_xb", "--out", out, "--map", "none")  # fmt: skip
+                  "--mode", "released_code", "--variant", "sil_xb", "--out", out,
+                  "--map", "none")  # fmt: skip
     assert done.exit_code == 0, done.output
     (found,) = read_results(out)
     assert (found.mode, found.variant, found.hookpoints) == (

@@ -1,4 +1,4 @@
-"""Cluster indices: hand-computed numbers, the identity, streaming, and what makes them undefined."""
+"""Cluster indices: hand-computed numbers, the identity, streaming, and what undefines them."""
 
 import warnings
 

@@ -17,7 +17,9 @@ def layers(shifts, n=120, d=10, seed=0, scales=None):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % 2
     scales = scales or [1.0] * len(shifts)
-    made = [s * (rng.normal(size=(n, d)) + a * y[:, None]) for a, s in zip(shifts, scales)]
+    made = [
+        s * (rng.normal(size=(n, d)) + a * y[:, None]) for a, s in zip(shifts, scales, strict=True)
+    ]
     return made, y
 
 
