@@ -191,8 +191,8 @@ def weight_reading(result: LayerPooling) -> str:
     """What the pooled rows score where the weights were not learned, beside simpler choices."""
     return (
         "Held out is the half that the weights were not learned on; on the half that they were, "
-        f"AQI is {result.trained:.3f}. On held-out rows equal weights give {result.uniform:.3f}, and {result.best_hookpoint} alone, the best of the training half, "
-        f"{result.best:.3f}."
+        f"AQI is {result.trained:.3f}. On held-out rows equal weights give {result.uniform:.3f}, "
+        f"and {result.best_hookpoint} alone, the best of the training half, {result.best:.3f}."
     )
 
 
