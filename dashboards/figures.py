@@ -4,6 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dashboards import tables
+from dashboards.alignment import (
+    aqi_bars,
+    aqi_curve,
+    axiom_bars,
+    delta_curve,
+    map_scatter,
+    weight_bars,
+)
 from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
@@ -17,9 +25,14 @@ from dashboards.thinning import thinning_figure
 from dashboards.training import training_curves
 from interp.errors import ParameterError
 from interp.results import Result
+from probes.alignment import AQI
+from probes.alignment_shift import DeltaAQI
+from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
 from probes.firing import Sparsity
 from probes.flow import Flow
+from probes.layer_pooling import LayerPooling
+from probes.maps import ClusterMap
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
@@ -80,5 +93,11 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     Sparsity: sparsity_figure,
     DensityCurve: thinning_figure,
     Flow: flow_figure,
+    AQI: aqi_bars,
+    AQIByLayer: aqi_curve,
+    AQIByAxiom: axiom_bars,
+    LayerPooling: weight_bars,
+    DeltaAQI: delta_curve,
+    ClusterMap: map_scatter,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.offline
 
-from dashboards import depth_page, html, tables
+from dashboards import alignment, depth_page, html, tables
 from dashboards.compare import series
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.features import densities_reading, feature_list
@@ -21,9 +21,14 @@ from dashboards.training import training_reading
 from interp.errors import ParameterError
 from interp.results import Result
 from interp.runs import write_text
+from probes.alignment import AQI
+from probes.alignment_shift import DeltaAQI
+from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
 from probes.firing import Sparsity
 from probes.flow import Flow
+from probes.layer_pooling import LayerPooling
+from probes.maps import ClusterMap
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
@@ -50,6 +55,12 @@ KINDS = {
     "sae_features": "features",
     "sae_ablation": "ablated latents",
     "sae_evaluation": "evaluation",
+    "aqi": "AQI",
+    "aqi_by_layer": "AQI by layer",
+    "aqi_by_axiom": "AQI by axiom",
+    "layer_pooling": "pooled layers",
+    "delta_aqi": "delta-AQI",
+    "cluster_map": "map",
 }
 """Kinds of result in words, for headings."""
 UNITS = {
@@ -71,6 +82,12 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     Sparsity: sparsity_reading,
     DensityCurve: thinning_reading,
     Flow: flow_reading,
+    AQI: alignment.aqi_reading,
+    AQIByLayer: alignment.curve_reading,
+    AQIByAxiom: alignment.axiom_reading,
+    LayerPooling: alignment.weight_reading,
+    DeltaAQI: alignment.delta_reading,
+    ClusterMap: alignment.map_reading,
 }
 """Result type -> what helps to read its figure."""
 
@@ -230,6 +247,9 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
                 html.Paragraph((f"{len(depths) - tables.ROWS} more are not shown.",), "note")
             )
         parts.append(glossary(depths))
+    for result in others:
+        if isinstance(result, DeltaAQI):
+            parts += alignment.alarm(result)
     if others:
         ids = _ids(results)
         titles = {id(r): title for r, title in zip(results, _titles(results), strict=True)}
@@ -289,6 +309,8 @@ def _titles(results: Sequence[Result]) -> list[str]:
         more = [] if isinstance(r, ConceptDepth) else [KINDS.get(r.kind, r.kind.replace("_", " "))]
         if isinstance(r, LogitLens) and r.towards is not None:
             more[0] += f" towards {r.towards}"
+        if isinstance(r, ClusterMap):
+            more[0] = f"{r.method} {more[0]}"
         more += [who] if who and len({*models, *told.values()} - {""}) > 1 else []
         titles.append(
             ": ".join([tables.concept(r), ", ".join(more)]) if any(more) else tables.concept(r)
@@ -304,6 +326,8 @@ def _part(
     if isinstance(result, ConceptDepth):
         parts += depth_page.asked(result)
         parts += depth_page.warnings(result)
+    if isinstance(result, DeltaAQI):
+        parts += alignment.alarm(result)
     drawable = any(t in FIGURES for t in type(result).__mro__)
     if not full:
         notice = "The figure and the tables are left out to keep the page within its size."

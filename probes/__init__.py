@@ -1,8 +1,12 @@
-"""Measure: linear probes and concept depth, activation sparsity.
+"""Measure: linear probes and concept depth, activation sparsity, alignment quality.
 
 A probe takes a matrix, activations and latents alike, and knows no model.
 """
 
+from probes import clusters
+from probes.alignment import AQI, aqi, compare_aqi
+from probes.alignment_shift import DeltaAQI, delta_aqi, delta_aqi_by_layer
+from probes.alignment_tables import AQIByAxiom, AQIByLayer, aqi_by_axiom, aqi_by_layer
 from probes.concepts import concept_name
 from probes.controls import bag_of_words, majority, shuffled_labels, stratified
 from probes.curves import ConceptDepth
@@ -10,7 +14,9 @@ from probes.depth import concept_depth
 from probes.firing import Sparsity
 from probes.flops import mlp_flops, spark_flops
 from probes.flow import Flow, hidden_flow
+from probes.layer_pooling import LayerPooling, pool_layers
 from probes.linear import LinearProbe
+from probes.maps import ClusterMap, cluster_map
 from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
@@ -21,20 +27,34 @@ from probes.thinning import DensityCurve, density_curve
 from probes.topk import hard_topk, sparsified, statistical_topk
 
 __all__ = [
+    "AQI",
+    "AQIByAxiom",
+    "AQIByLayer",
+    "ClusterMap",
     "ConceptDepth",
+    "DeltaAQI",
     "DensityCurve",
     "Flow",
+    "LayerPooling",
     "LinearProbe",
     "LogitLens",
     "Perturbed",
     "Sparsity",
     "SparsityCounter",
     "Steering",
+    "aqi",
+    "aqi_by_axiom",
+    "aqi_by_layer",
     "bag_of_words",
     "calibration_error",
+    "cluster_map",
+    "clusters",
+    "compare_aqi",
     "concept_depth",
     "concept_name",
     "converging_point",
+    "delta_aqi",
+    "delta_aqi_by_layer",
     "density_curve",
     "grouped_folds",
     "hard_topk",
@@ -45,6 +65,7 @@ __all__ = [
     "majority",
     "mlp_flops",
     "perturbation_effect",
+    "pool_layers",
     "released_split",
     "shuffled_labels",
     "spark_flops",

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import capture, demo, doctor, hookpoints, probe, report, sae, sparsity
+from interp.cli import aqi, capture, demo, doctor, hookpoints, probe, report, sae, sparsity
 from interp.cli.shell import State, command
 
 __all__ = ["app", "main"]
@@ -30,6 +30,7 @@ COMMANDS = {
     "capture": capture.run,
     "probe": probe.run,
     "sparsity": sparsity.run,
+    "aqi": aqi.run,
     "report": report.run,
     "doctor": doctor.run,
 }

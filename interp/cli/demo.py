@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli import options as o
+from interp.cli.aqi import Alignment, best_layer
 from interp.cli.capture import show_plan
 from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note
@@ -15,6 +16,7 @@ from interp.cli.sparsity import count, signed
 from interp.cli.study import HOOKPOINTS, Settings, Study, short_names
 
 if TYPE_CHECKING:
+    from interp.capturing import Capture
     from interp.data import Dataset
     from interp.models import Model
     from interp.runs import Run
@@ -31,6 +33,12 @@ THINNED, DENSITIES = 40, (0.25, 0.1, 0.05, 0.02)
 """Texts over which the loss at each density is measured, and the densities."""
 SPLICED = 60
 """Texts over which the loss with the autoencoder spliced in is measured."""
+KINDS = "string"
+"""The concept whose two classes stand in for safe and unsafe prompts."""
+STAND_IN = (
+    "The demo has no unsafe prompts: text that ends inside a string or comment (1) stands in for "
+    "safe, other code (0) for unsafe."
+)
 
 
 def run(
@@ -71,6 +79,7 @@ def run(
         study.depths()
         study.lenses()
     _count(started, model, sets[-1], seed)
+    _align(started, works[1], seed)
     _learn(started, model, seed)
     path = finish(started, "What pylm represents")
     if as_json:
@@ -105,6 +114,14 @@ def _few(data: "Dataset", n: int) -> "Dataset":
         rows=data.rows.iloc[:n].reset_index(drop=True),
         marks={},
     )
+
+
+def _align(run: "Run", work: "Capture", seed: int) -> None:
+    """Alignment quality of two kinds of text, as it would be of safe and unsafe prompts."""
+    study = Alignment(run, work, seed=seed, remark=STAND_IN)
+    depth = study.layers(KINDS)
+    study.pooled(KINDS, "sparsemax", 5.0)
+    study.maps(KINDS, best_layer(depth), ["tsne"])
 
 
 def _learn(run: "Run", model: "Model", seed: int) -> None:

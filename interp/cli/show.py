@@ -34,6 +34,44 @@ def show(results: "Sequence[Result]") -> None:
     _coders(results)
     for result in (r for r in results if r.kind == "sae_features"):
         _features(result)
+    _alignments(results)
+
+
+def _alignments(results: "Sequence[Result]") -> None:
+    """AQI at its best layer, pooled layers, axioms, and differences between models."""
+    found: list[Any] = [r for r in results if r.kind == "aqi_by_layer"]
+    if found:
+        typer.echo("")
+        rows = []
+        for r in found:
+            i = r.hookpoints.index(r.peak_hookpoint) if r.peak_hookpoint else None
+            ends = None if i is None else f"[{r.low[i]:.3f}, {r.high[i]:.3f}]"
+            null, p = (None, None) if i is None else (float(r.null_high[i]), float(r.p_adjusted[i]))
+            words = (r.words or {}).get("score"), (r.words or {}).get("accuracy")
+            rows.append([r.name, r.n1, r.n2, r.peak, ends, null, p, r.peak_hookpoint, *words])
+        columns = ["data", "safe", "unsafe", "AQI", "interval", "shuffled 95 %", "p (Holm)", "at",
+                   "words alone", "their accuracy"]  # fmt: skip
+        table(f"alignment quality, mode {found[0].mode}", columns, rows)
+    pooled: list[Any] = [r for r in results if r.kind == "layer_pooling"]
+    if pooled:
+        typer.echo("")
+        rows = [
+            [r.name, r.method, int((r.weights > 0).sum()), r.held_out["value"], r.trained,
+             r.best, r.best_hookpoint]
+            for r in pooled
+        ]  # fmt: skip
+        columns = ["data", "weights", "layers", "held out", "trained", "best layer", "it is"]
+        table("AQI of pooled layers", columns, rows)
+    for r in (r for r in results if r.kind == "aqi_by_axiom"):
+        typer.echo("")
+        frame = r.to_frame().drop(columns="undefined because")
+        table(f"{r.name} by axiom", [str(c) for c in frame.columns], frame.values.tolist())
+    shifts: list[Any] = [r for r in results if r.kind == "delta_aqi"]
+    for r in shifts:
+        typer.echo("")
+        frame = r.to_frame()
+        title = f"{r.name}: AQI of {r.models[1]} less {r.models[0]}"
+        table(title, [str(c) for c in frame.columns], frame.values.tolist())
 
 
 def _depths(depths: list[Any]) -> None:

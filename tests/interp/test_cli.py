@@ -23,6 +23,8 @@ COMMANDS = {
     "BATCH COLUMNS FOLDS SEED DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "sparsity": "MODEL DATA HOOKPOINTS CRITERION THINNING FLOW OUT POOL BATCH COLUMNS SEED "
     "DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
+    "aqi": "MODEL DATA HOOKPOINTS OUT AQI COMPARE POOL BATCH COLUMNS SEED DTYPE MAX DEVICE "
+    "REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING POOL BATCH TEXT SEED DTYPE MAX "
@@ -52,6 +54,7 @@ FLAGS = {
     "RANDOM": "--random-model",
     "COMPARE": "--compare",
     "PERTURB": "--perturb",
+    "AQI": "--mode --variant --tsne --safe --axiom-column --pooling --margin --map --at",
     "LENS": "--lens",
     "STEER": "--steer --answer",
     "CRITERION": "--criterion --level --norm --gated --experts --initial",
