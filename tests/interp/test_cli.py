@@ -72,7 +72,7 @@ FLAGS = {
     "SAE_LABELS": "--other --ks --absorption --first-letters --loss",
     "SAE_CONFIG": "--architecture --n-latents --k --l1 --l0 --set",
     "SAE_TRAINING": "--steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "
-    "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast --compile "
+    "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast --optimizer --backend "
     "--log-every --checkpoint-every",
     "DTYPE": "--dtype",
     "STORE_DTYPE": "--store-dtype",
