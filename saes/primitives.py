@@ -12,7 +12,8 @@
 ``"eager"`` is ATen's operators, for every device and dtype, and what the others are tested against.
 ``"numba"`` and ``"int8"`` (`saes._numba`) are for a CPU in float32; the second finds latents with
 an integer product and then computes them as the first does. ``"triton"`` (`saes._triton`) is for
-CUDA. Each is an operator of torch's, so that ``torch.compile`` takes it as it is.
+CUDA in float32, bfloat16 and float16. Each is an operator of torch's, so that ``torch.compile``
+takes it as it is.
 """
 
 import torch
@@ -71,6 +72,13 @@ def resolve(backend: str, like: Tensor, work: int) -> str:
     if backend == "triton":
         if not _has_triton():
             raise ParameterError("backend triton needs the package triton, which is not installed.")
+        from saes import _triton
+
+        if like.dtype not in _triton.FLOATS or not (like.is_cuda or _triton.INTERPRETED):
+            raise ParameterError(
+                "backend triton is for float32, bfloat16 and float16 on a CUDA device; got "
+                f"{like.dtype} on {like.device}."
+            )
         return backend
     if not plain:
         raise ParameterError(
@@ -97,7 +105,8 @@ def encode_topk(
 ) -> tuple[Tensor, Tensor]:
     """Values [n, k], at least 0, largest first, and int64 indices of ``x @ encoder.T + b_enc``.
 
-    Of equal values the lowest index comes first on a CPU. A nan counts as largest.
+    Of equal values the lowest index comes first on a CPU and from Triton; eager on CUDA leaves it
+    to the device. A nan counts as largest.
     """
     x, encoder, b_enc = x.detach(), encoder.detach(), b_enc.detach()
     if backend in ("numba", "int8"):
@@ -144,6 +153,10 @@ def encode_batch_topk(
         found = _numba.encode_batch_topk(*parts, k, screen=backend == "int8")
         if found is not None:
             return found
+    if backend == "triton":
+        from saes import _triton
+
+        return _triton.encode_batch_topk(x, encoder, b_enc, k)
     values, indices, offsets = batch_topk(linear(x, encoder, b_enc), k)
     return values.to(x.dtype), indices, offsets
 
@@ -190,6 +203,10 @@ def encode_above(
         found = _numba.encode_above(*parts, screen=backend == "int8")
         if found is not None:
             return found
+    if backend == "triton":
+        from saes import _triton
+
+        return _triton.encode_above(x, encoder, b_enc, threshold)
     pre = linear(x, encoder, b_enc)
     rows, indices = (pre > threshold).nonzero(as_tuple=True)
     edges = torch.arange(len(x) + 1, device=x.device)
@@ -203,7 +220,7 @@ def order(indices: Tensor, n_latents: int, backend: str) -> tuple[Tensor, Tensor
         from saes import _numba
 
         return _numba.order_by_latent(indices.contiguous(), n_latents)
-    slots = indices.flatten()
+    slots = indices.flatten()  # a CUDA device sorts so too, stably: Triton adds nothing
     ranked, places = slots.sort(stable=True)
     return places, torch.searchsorted(ranked, torch.arange(n_latents + 1, device=slots.device))
 
@@ -219,7 +236,7 @@ def segment_sums(
 ) -> Tensor:
     """[s, d]: over the slots of each of s segments, the sum of value times picked table row.
 
-    values, picks : [m], of slots. edges : [s + 1]. Sums run in the order of the slots.
+    values, picks : [m], of slots. edges : [s + 1]. Sums run in an order that the slots fix.
     """
     values, table = values.detach(), table.detach()
     if backend in ("numba", "int8"):
