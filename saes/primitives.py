@@ -13,7 +13,8 @@
 ``"eager"`` is ATen's operators, for every device and dtype, and what the others are tested against.
 ``"numba"`` and ``"int8"`` (`saes._numba`) are for a CPU in float32; the second finds latents with
 an integer product and then computes them as the first does. ``"triton"`` (`saes._triton`) is for
-CUDA. Each is an operator of torch's, so that ``torch.compile`` takes it as it is.
+CUDA in float32, bfloat16 and float16. Each is an operator of torch's, so that ``torch.compile``
+takes it as it is.
 """
 
 import math
@@ -66,7 +67,8 @@ def resolve(backend: str, like: Tensor, work: int) -> str:
     plain = like.device.type == "cpu" and like.dtype == torch.float32
     if backend in ("auto", "compile"):
         if like.is_cuda and like.dtype != torch.float64 and _has_triton():
-            return "triton"
+            new = torch.cuda.get_device_capability(like.device) >= (8, 0)
+            return "triton" if new else "eager"
         if not plain or work < SMALL:
             return "eager"
         return "int8" if _has_int8() else "numba"
@@ -78,6 +80,13 @@ def resolve(backend: str, like: Tensor, work: int) -> str:
     if backend == "triton":
         if not _has_triton():
             raise ParameterError("backend triton needs the package triton, which is not installed.")
+        from saes import _triton
+
+        if like.dtype not in _triton.FLOATS or not (like.is_cuda or _triton.INTERPRETED):
+            raise ParameterError(
+                "backend triton is for float32, bfloat16 and float16 on a CUDA device; got "
+                f"{like.dtype} on {like.device}."
+            )
         return backend
     if not plain:
         raise ParameterError(
@@ -122,7 +131,8 @@ def encode_topk(
     ``"topk"`` takes the k largest above 0, ``"signed"`` the k largest in magnitude with their
     signs; ``"group_max"`` the largest above 0 of each of k groups of latents, group g being those
     whose index leaves g when divided by k, in the order of the groups. Of equal values the lowest
-    index comes first on a CPU. A nan counts as largest.
+    index comes first on a CPU and from Triton; eager on CUDA leaves it to the device. A nan counts
+    as largest.
     """
     x, encoder, b_enc = x.detach(), encoder.detach(), b_enc.detach()
     if backend in ("numba", "int8") and rule != "group_max":
@@ -180,6 +190,10 @@ def encode_batch_topk(
         found = _numba.encode_batch_topk(*parts, k, screen=backend == "int8")
         if found is not None:
             return found
+    if backend == "triton":
+        from saes import _triton
+
+        return _triton.encode_batch_topk(x, encoder, b_enc, k)
     values, indices, offsets = batch_topk(linear(x, encoder, b_enc), k)
     return values.to(x.dtype), indices, offsets
 
@@ -253,6 +267,10 @@ def encode_above(
         found = _numba.encode_above(*parts, screen=backend == "int8")
         if found is not None:
             return found
+    if backend == "triton":
+        from saes import _triton
+
+        return _triton.encode_above(x, encoder, b_enc, threshold)
     pre = linear(x, encoder, b_enc)
     rows, indices = (pre > threshold).nonzero(as_tuple=True)
     edges = torch.arange(len(x) + 1, device=x.device)
@@ -266,7 +284,7 @@ def order(indices: Tensor, n_latents: int, backend: str) -> tuple[Tensor, Tensor
         from saes import _numba
 
         return _numba.order_by_latent(indices.contiguous(), n_latents)
-    slots = indices.flatten()
+    slots = indices.flatten()  # a CUDA device sorts so too, stably: Triton adds nothing
     ranked, places = slots.sort(stable=True)
     return places, torch.searchsorted(ranked, torch.arange(n_latents + 1, device=slots.device))
 
@@ -287,8 +305,8 @@ def segment_sums(
 ) -> Tensor:
     """[s, d]: over the slots of each of s segments, the sum of value times picked table row.
 
-    values, picks : [m], of slots. edges : [s + 1]. Sums run in the order of the slots, or in that
-    of ``order`` [m], which names the slots that stand in the segments one after the other.
+    values, picks : [m], of slots. edges : [s + 1]. With ``order`` [m] the slots stand in the
+    segments in its order. Sums run in an order that the slots fix.
     """
     values, table = values.detach(), table.detach()
     if backend in ("numba", "int8"):
