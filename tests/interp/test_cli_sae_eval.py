@@ -151,7 +151,7 @@ def test_tokens_of_a_text_are_never_split(invoke, saved, tmp_path, monkeypatch):
         ([], "takes SAE and MODEL and DATA, or --store"),
         (["--store", "s", "--first-letters"], "--first-letters needs MODEL and DATA"),
         (["--store", "s", "--absorption"], "--absorption needs --label-column"),
-        (["--store", "s", "--ks", "1,x"], "--ks must be whole numbers"),
+        (["--store", "s", "--ks", "1,x"], "--ks takes whole numbers"),
         (["--store", "s", "-p", "a,b"], "must name what this SAE reads, 1 hook point; got a, b"),
         (["--store", "s", "--target", "y"], "no transcoder"),
     ],

@@ -126,6 +126,28 @@ def test_a_dry_run_counts_and_writes_nothing(learn, store, tmp_path):
     )
 
 
+def test_the_gradient_is_not_clipped_where_clip_is_0(learn, store, tmp_path):
+    arguments = ("--store", store, "-p", "resid_post.0", "--k", 3, *SHORT)
+    for name, clip in (("cut", 0.01), ("free", 0), ("huge", 1e9)):
+        done = learn(*arguments, "--clip", clip, "--out", tmp_path / name)
+        assert done.exit_code == 0, done.output
+    cut, free, huge = (
+        (tmp_path / n / "sae/model.safetensors").read_bytes() for n in ("cut", "free", "huge")
+    )
+    assert free == huge != cut
+    assert read_results(tmp_path / "free")[0].provenance["training"]["clip"] is None
+    done = learn(*arguments, "--clip", -1, "--out", tmp_path / "wrong")
+    assert done.exit_code == 2 and "clip must be a finite number above 0" in done.stderr
+
+
+def test_what_labels_there_are_is_not_said(learn, folder, tmp_path):
+    (tmp_path / "data.csv").write_text("text,label\n" + "w2 w3 w4,a\nw5 w6 w9,b\n" * 20)
+    done = learn(folder("gpt2"), tmp_path / "data.csv", "-p", "resid_post.1", "--k", 3, *SHORT,
+                 "--out", tmp_path / "run")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "texts from column 'text'" in done.stderr and "labels" not in done.stderr
+
+
 def test_options_from_a_file(learn, store, tmp_path):
     (tmp_path / "c.toml").write_text(
         f'store = "{store}"\nhookpoint = "resid_post.0"\nk = "3"\nsteps = 4\nbatch-size = 32\n'

@@ -1,6 +1,5 @@
 """``interp sae eval``: what an SAE keeps, what a model makes of it, and what its latents read."""
 
-import hashlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from interp.cli import options as o
 from interp.cli.capture import show_plan, size
+from interp.cli.sae.inputs import weights_hash, whole_numbers
 from interp.cli.shell import bar, emit, note, table
 from interp.errors import ModelError, ParameterError
 
@@ -27,13 +27,9 @@ TIMED = 4096
 
 def run(
     sae: Annotated[str, typer.Argument(metavar="SAE", help="Folder or hub id of a saved SAE.")],
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="As for capture; else give --store.")
-    ] = None,
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for capture.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Judge by this store, in place of MODEL and DATA.")
-    ] = None,
+    model: o.MaybeModel = None,
+    data: o.MaybeData = None,
+    store: o.Store = None,
     hookpoint: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,9 +38,7 @@ def run(
             help="What the SAE reads, a crosscoder several; else what it was trained on.",
         ),
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Hook point that a transcoder predicts.")
-    ] = None,
+    target: o.Target = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sae-eval"),
     other: Annotated[
         str | None, typer.Option(help="Another SAE, such as of another seed, to be matched.")
@@ -68,13 +62,9 @@ def run(
     loss: Annotated[
         bool, typer.Option("--loss/--no-loss", help="Splice the SAE into MODEL over DATA.")
     ] = True,
-    pool: Annotated[str, typer.Option(help="Rows of MODEL and DATA: all, or as for capture.")] = (
-        "all"
-    ),
+    pool: o.RowsPool = "all",
     batch_size: Annotated[int | None, typer.Option(help="Rows encoded at a time.")] = None,
-    forward_batch_size: Annotated[
-        int | None, typer.Option(help="Rows of a forward of MODEL; else 4,096 tokens.")
-    ] = None,
+    forward_batch_size: o.ForwardBatchSize = None,
     text_column: o.TextColumn = None,
     seed: o.Seed = 0,
     dtype: o.Dtype = None,
@@ -98,7 +88,7 @@ def run(
         raise ParameterError("--first-letters needs MODEL and DATA, with --pool all.")
     if absorption and not label_column:
         raise ParameterError("--absorption needs --label-column, or use --first-letters.")
-    sizes = _whole_numbers(ks)
+    sizes = whole_numbers(ks, "--ks")
     import interp
     import saes
     from interp.loading import device_of
@@ -139,7 +129,7 @@ def run(
         return
     about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
     options = {
-        "sae": _weights(judged),
+        "sae": weights_hash(judged),
         "other": other,
         **about,
         "hookpoints": points,
@@ -187,13 +177,6 @@ def run(
         )
         _add(started, absorbed, about)
     _finish(started, as_json)
-
-
-def _whole_numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ParameterError(f"--ks must be whole numbers with commas; got {text!r}.") from None
 
 
 def _hookpoints(sae: "SAE", asked: list[str], target: str | None) -> list[str]:
@@ -252,14 +235,6 @@ def _show_rows(sae: "SAE", acts: Any, y: Any, as_json: bool) -> None:
         emit({"rows": len(acts), "bytes": size_of, "seconds": seconds})
     else:
         typer.echo(f"{len(acts)} rows, {size(size_of)} to read, about {seconds:.0f} s")
-
-
-def _weights(sae: "SAE") -> str:
-    """A hash of the config and all weights."""
-    digest = hashlib.sha256(f"{sae.architecture} {sae.config.to_dict()}".encode())
-    for name, tensor in sorted(sae.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().double().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _add(run: "Run", result: Any, about: dict[str, Any]) -> None:

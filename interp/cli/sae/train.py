@@ -10,7 +10,7 @@ import typer
 
 from interp.cli import options as o
 from interp.cli.capture import size
-from interp.cli.shell import bar, emit, note, table
+from interp.cli.shell import bar, emit, say_notes, table
 from interp.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -24,13 +24,9 @@ TIMED = 4
 
 
 def run(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="As for capture; else give --store.")
-    ] = None,
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for capture.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Learn from this store, in place of MODEL and DATA.")
-    ] = None,
+    model: o.MaybeModel = None,
+    data: o.MaybeData = None,
+    store: o.Store = None,
     hookpoint: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,9 +35,7 @@ def run(
             help="What is read; several give SAEs each, or a crosscoder's layers.",
         ),
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Hook point that a transcoder predicts.")
-    ] = None,
+    target: o.Target = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sae"),
     architecture: Annotated[
         str,
@@ -91,7 +85,9 @@ def run(
     b_dec: Annotated[
         str, typer.Option(help="First decoder bias: mean, geometric_median or zero.")
     ] = "mean",
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
+    clip: Annotated[
+        float, typer.Option(help="Largest norm of the gradient; 0 for no limit.")
+    ] = 1.0,
     ema: Annotated[
         float | None, typer.Option(help="Hand over a running mean of weights; its decay.")
     ] = None,
@@ -101,15 +97,11 @@ def run(
     compile: Annotated[  # noqa: A002  torch's own word for it
         bool, typer.Option("--compile/--no-compile", help="Run the loss under torch.compile.")
     ] = False,
-    pool: Annotated[str, typer.Option(help="Rows of MODEL and DATA: all, or as for capture.")] = (
-        "all"
-    ),
+    pool: o.RowsPool = "all",
     buffer_rows: Annotated[
         int, typer.Option(help="Rows that MODEL captures and shuffles together.")
     ] = 2**16,
-    forward_batch_size: Annotated[
-        int | None, typer.Option(help="Rows of a forward of MODEL; else 4,096 tokens.")
-    ] = None,
+    forward_batch_size: o.ForwardBatchSize = None,
     text_column: o.TextColumn = None,
     log_every: Annotated[int | None, typer.Option(help="Steps between entries of the log.")] = None,
     checkpoint_every: Annotated[
@@ -161,8 +153,7 @@ def run(
             columns={"text_column": text_column},
         )
         source = rows.work.data
-        for line in source.notes:
-            note(f"{source.name}: {line}")
+        say_notes(source, labels=False)
         about = {
             "model": rows.work.model.identity(),
             "data": {"name": source.name, "hash": source.hash, "n": len(source)},
@@ -187,7 +178,7 @@ def run(
         "resample_every": resample_every,
         "normalize": normalize,
         "b_dec": b_dec,
-        "clip": clip,
+        "clip": clip or None,
         "ema": ema,
         "autocast": autocast,
         "compile": compile,
