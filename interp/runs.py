@@ -192,6 +192,11 @@ class Run:
         ):  # fmt: skip
             (self.path / name).unlink(missing_ok=True)
 
+    def drop(self) -> None:
+        """Take back a run that has come to nothing: the config, and the folder, if it is alone."""
+        if [p.name for p in self.path.iterdir()] == ["config.json"]:
+            shutil.rmtree(self.path)
+
     def found(self, kind: type["Result"], name: str) -> "Result | None":
         """A result that an earlier start of this run saved; it then counts as added."""
         path = self._result(kind.kind, name)

@@ -222,11 +222,11 @@ class _Loop:
                 for trainee in self.trainees:
                     trainee.log[-1]["rows_per_second"] = speed
                 self.words = _words(self.trainees[0].log[-1])
+            if self.progress is not None:
+                self.progress(done, self.steps, self.words)
             due = done % self.checkpoint_every == 0 or done == self.steps
             if self.folder is not None and due:
                 self.save(done)
-            if self.progress is not None:
-                self.progress(done, self.steps, self.words)
 
     def save(self, done: int) -> None:
         """Write the checkpoint."""

@@ -111,6 +111,21 @@ def test_a_killed_run_goes_on_where_it_stopped(learn, store, tmp_path, monkeypat
     assert left.read_bytes() != right.read_bytes()
 
 
+def test_what_fails_leaves_no_run_behind_and_costs_none(learn, store, tmp_path):
+    out = tmp_path / "run"
+    arguments = ("--store", store, "-p", "resid_post.0", "--k", 3, *SHORT, "--out", out)
+    for wrong in (("--lr", "nan"), ("--lr", 1e30, "--clip", 0), ("--ema", 2)):
+        assert learn(*arguments, *wrong).exit_code == 2 and not out.exists(), wrong
+    assert learn(*arguments).exit_code == 0
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for wrong in (("--lr", "nan"), ("--ema", 2)):
+        assert learn(*arguments, *wrong, "--force").exit_code == 2
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert learn(*arguments, "--seed", 1, "--force").exit_code == 0
+    assert (out / "sae/model.safetensors").read_bytes() != before[out / "sae/model.safetensors"]
+    assert (out / "checkpoint.safetensors").is_file()
+
+
 def test_a_dry_run_counts_and_writes_nothing(learn, store, tmp_path):
     arguments = ("--store", store, "-p", "resid_post.0", "--k", "2,3", *SHORT, "--dry-run")
     done = learn(*arguments, "--json", "--out", tmp_path / "run")

@@ -11,7 +11,7 @@ import typer
 from interp.cli import options as o
 from interp.cli.capture import size
 from interp.cli.shell import bar, emit, say_notes, table
-from interp.errors import ParameterError
+from interp.errors import InterpError, ParameterError
 
 if TYPE_CHECKING:
     from saes import SAEConfig
@@ -132,8 +132,9 @@ def run(
     from interp.runs import Run, find_run
 
     _architectures(architecture, points, target)
+    earlier = None
     if not dry_run:
-        find_run(out, resume=resume, force=force)  # refuse before anything is read
+        earlier = find_run(out, resume=resume, force=force)  # refuse before anything is read
     if store is not None:
         rows, about = _from_store(store, points, target, architecture)
     else:
@@ -194,21 +195,35 @@ def run(
         "configs": [[c.architecture, c.to_dict()] for c in configs],
         **options,
     }
-    started = Run(out, "sae train", identity, resume=resume, force=force)
-    with bar("training") as progress:
-        learnt = saes.train(
-            rows,
-            configs,
-            out=out,
-            device=device,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            force=force,
-            name=(about["data"] or {}).get("name", "store"),
-            provenance=about,
-            progress=progress,
-            **options,
-        )
+    # A run that is there is compared now; a new one begins with the first step, when settings and
+    # rows have been looked at. What they lack leaves no run behind and costs no earlier one.
+    started = None if earlier is None or force else Run(out, "sae train", identity, resume=True)
+
+    def step(done: int, total: int, words: str) -> None:
+        nonlocal started
+        started = started or Run(out, "sae train", identity, force=force)
+        progress(done, total, words)
+
+    try:
+        with bar("training") as progress:
+            learnt = saes.train(
+                rows,
+                configs,
+                out=out,
+                device=device,
+                checkpoint_every=checkpoint_every,
+                resume=started is not None,
+                force=force,
+                name=(about["data"] or {}).get("name", "store"),
+                provenance=about,
+                progress=step,
+                **options,
+            )
+    except InterpError:
+        if started is not None:
+            started.drop()
+        raise
+    assert started is not None  # noqa: S101  there is a first step, or a run that had it
     for sae in learnt:
         started.add(sae.training_log)  # pyright: ignore[reportArgumentType]  train sets it
     _finish(started, as_json)
