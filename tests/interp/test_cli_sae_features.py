@@ -96,6 +96,13 @@ def test_a_finished_run_is_found_and_its_report_written_again(features, no_pass,
     assert numbers.read_bytes() == before[1], "the old run stays where the new one fails"
 
 
+def test_the_report_names_the_command(features, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["interp", "sae", "features", "SAE", "--top", "3"])
+    assert features("--top", 3).exit_code == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "interp sae features SAE --top 3" in page
+
+
 def test_resume_asks_for_the_same_weights(features, sae):
     assert features().exit_code == 0
     other = saes.TopKSAE(saes.TopKConfig(n_latents=16, k=4), 32)

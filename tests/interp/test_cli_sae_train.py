@@ -113,7 +113,8 @@ def test_a_killed_run_goes_on_where_it_stopped(learn, store, tmp_path, monkeypat
 
 def test_what_fails_leaves_no_run_behind_and_costs_none(learn, store, tmp_path):
     out = tmp_path / "run"
-    arguments = ("--store", store, "-p", "resid_post.0", "--k", 3, *SHORT, "--out", out)
+    arguments = ("--store", store, "-p", "resid_post.0", "--k", 3, *SHORT, "--out", out,
+                 "--checkpoint-every", 6)  # fmt: skip
     for wrong in (("--lr", "nan"), ("--lr", 1e30, "--clip", 0), ("--ema", 2)):
         assert learn(*arguments, *wrong).exit_code == 2 and not out.exists(), wrong
     assert learn(*arguments).exit_code == 0

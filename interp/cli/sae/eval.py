@@ -2,19 +2,21 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from interp.cli import options as o
 from interp.cli.capture import show_plan, size
+from interp.cli.report import command_of
 from interp.cli.sae.inputs import weights_hash, whole_numbers
 from interp.cli.shell import bar, emit, note, table
-from interp.errors import ModelError, ParameterError
+from interp.errors import ModelError, ParameterError, ShapeError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from interp.capturing import Capture
     from interp.data import Dataset
     from interp.models import Model
     from interp.runs import Run
@@ -91,6 +93,7 @@ def run(
     sizes = whole_numbers(ks, "--ks")
     import interp
     import saes
+    from interp.capturing import Capture
     from interp.loading import device_of
     from interp.runs import Run, find_run
 
@@ -105,20 +108,14 @@ def run(
         )
         columns = {"text_column": text_column, "group_column": group_column}
         source = interp.read(data, label_column=label_column, **columns)
+        read = [*points, *([target] if target else [])]
+        work = Capture(loaded, source, read, cast(Any, pool), forward_batch_size, None, max_length)
+        _check_widths(judged, work, target)
         if dry_run:
-            read = [*points, *([target] if target else [])]
-            _show_capture(loaded, source, read, pool, forward_batch_size, max_length, as_json)
+            show_plan(work, as_json)  # splicing runs the model five times more
             return
         with bar(f"capturing {source.name}") as progress:
-            held = interp.capture(
-                loaded,
-                source,
-                [*points, *([target] if target else [])],
-                pool=pool,  # pyright: ignore[reportArgumentType]  capture refuses other words
-                batch_size=forward_batch_size,
-                max_length=max_length,
-                progress=progress,
-            )
+            held = work.in_memory(progress)
         judged.to(loaded.device)
     else:
         held = interp.ActivationStore.open(store)
@@ -205,19 +202,16 @@ def _matrix(store: "ActivationStore", points: list[str]) -> Any:
     return torch.stack([store[p][:] for p in points], 1)
 
 
-def _show_capture(
-    model: "Model",
-    data: "Dataset",
-    points: list[str],
-    pool: Any,
-    batch_size: int | None,
-    max_length: int | None,
-    as_json: bool,
-) -> None:
-    """What the capture costs; splicing runs the model five times more."""
-    from interp.capturing import Capture
-
-    show_plan(Capture(model, data, points, pool, batch_size, None, max_length), as_json)
+def _check_widths(sae: "SAE", work: "Capture", target: str | None) -> None:
+    """Refuse hook points of other widths than the SAE's, before all the data is captured."""
+    predicted = None if target is None else work.model.resolve(target)[0].name
+    for name, outline in work.outlines.items():
+        width = sae.d_out if name == predicted else sae.d_in
+        if outline.shape != (width,):
+            raise ShapeError(
+                f"this SAE is for rows of {width} numbers, and {name} of {work.model.spec} gives "
+                f"{list(outline.shape)}; give another model or --hookpoint."
+            )
 
 
 def _show_rows(sae: "SAE", acts: Any, y: Any, as_json: bool) -> None:
@@ -320,7 +314,9 @@ def _finish(run: "Run", as_json: bool) -> None:
     from interp.runs import metrics
 
     run.finish()
-    report = dashboards.Report(run.results, title="Evaluation of a sparse autoencoder")
+    report = dashboards.Report(
+        run.results, title="Evaluation of a sparse autoencoder", command=command_of([run.path])
+    )
     path = report.write(run.path / "report.html")
     if as_json:
         emit(metrics(run.results))

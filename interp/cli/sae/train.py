@@ -10,6 +10,7 @@ import typer
 
 from interp.cli import options as o
 from interp.cli.capture import size
+from interp.cli.report import command_of
 from interp.cli.shell import bar, emit, say_notes, table
 from interp.errors import InterpError, ParameterError
 
@@ -235,7 +236,11 @@ def _finish(started: Any, as_json: bool) -> None:
     from interp.runs import metrics
 
     started.finish()
-    report = dashboards.Report(started.results, title="Training of sparse autoencoders")
+    report = dashboards.Report(
+        started.results,
+        title="Training of sparse autoencoders",
+        command=command_of([started.path]),
+    )
     path = report.write(started.path / "report.html")
     if as_json:
         emit(metrics(started.results))
