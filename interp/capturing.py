@@ -466,7 +466,7 @@ class Capture:
                 "group": data.group,
                 "text_column": data.text_column,
                 "about": data.about,
-                "notes": [*data.notes, *self.feed.notes],
+                "notes": [*data.notes, *data.label_notes, *self.feed.notes],
             },
             "pool": self.pool,
             "dtype": dtypes[0],

@@ -47,7 +47,8 @@ class Dataset:
     about : label column -> one line that says what the concept asks.
     marks : label column -> for each row the labels within its text, {offset in characters: label}
         of the token that ends there; they are the labels where each token has a row.
-    notes : sentences on what was found and chosen while reading.
+    notes : sentences on what was found and chosen while reading the inputs.
+    label_notes : the same of the labels and groups, which not every use of the inputs needs.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Dataset:
     about: dict[str, str] = field(default_factory=dict)
     marks: "dict[str, list[dict[int, Any]]]" = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    label_notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -266,12 +268,20 @@ def _from_folder(folder: Path, wanted: _Columns, name: str) -> Dataset:
     inside = [f.relative_to(folder) for f in files]
     rows = pd.DataFrame({"file": [p.as_posix() for p in inside]})
     labels: tuple[str, ...] = ()
-    notes: tuple[str, ...] = (f"{len(files)} images",)
+    notes: tuple[str, ...] = ()
     if all(len(p.parts) > 1 for p in inside):
         rows["label"] = [p.parts[0] for p in inside]
         labels = ("label",)
-        notes += (f"labels are the {rows['label'].nunique()} class folders",)
-    data = Dataset(name=name, kind="image", inputs=files, rows=rows, labels=labels, notes=notes)
+        notes = (f"labels are the {rows['label'].nunique()} class folders",)
+    data = Dataset(
+        name=name,
+        kind="image",
+        inputs=files,
+        rows=rows,
+        labels=labels,
+        notes=(f"{len(files)} images",),
+        label_notes=notes,
+    )
     return _rename_columns(data, wanted, None)
 
 
@@ -349,9 +359,15 @@ def _from_tensor(x: "Tensor", columns: dict[str, Any], wanted: _Columns, name: s
         raise DataError(f"{name} has {len(x)} rows and columns of other lengths: {wrong}.")
     rows = pd.DataFrame(columns, index=range(len(x)))
     chosen, group, notes = _choose(rows, wanted)
-    notes = (f"{len(x)} rows of {list(x.shape[1:])}", *notes)
     return Dataset(
-        name=name, kind="tensor", inputs=x, rows=rows, labels=chosen, group=group, notes=notes
+        name=name,
+        kind="tensor",
+        inputs=x,
+        rows=rows,
+        labels=chosen,
+        group=group,
+        notes=(f"{len(x)} rows of {list(x.shape[1:])}",),
+        label_notes=notes,
     )
 
 
@@ -374,7 +390,8 @@ def _from_table(table: "pd.DataFrame", wanted: _Columns, name: str) -> Dataset:
         labels=labels,
         group=group,
         text_column=text,
-        notes=(f"{len(table)} rows; texts from column {text!r}{found}", *notes),
+        notes=(f"{len(table)} rows; texts from column {text!r}{found}",),
+        label_notes=notes,
     )
 
 

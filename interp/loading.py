@@ -342,21 +342,20 @@ def _offline() -> bool:
 
 
 def device_of(device: str | torch.device) -> torch.device:
-    """The device of a name; ``"auto"`` is CUDA where there is one.
+    """The device of a name, tried by putting a number on it; ``"auto"`` is CUDA where there is one.
 
     Raises
     ------
     ParameterError
-        There is no kind of device of that name.
+        There is no device of that name.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise ParameterError(f"device {device!r} is unknown; use auto, cpu, cuda or cuda:1.") from (
-            error
-        )
+        return torch.zeros(1, device=chosen).device
+    except (RuntimeError, AssertionError) as error:
+        raise ParameterError(
+            f"device {str(device)!r} is not there; use auto, cpu, cuda or cuda:1."
+        ) from error
 
 
 def _place(model: Model, device: Any, dtype: Any) -> Model:

@@ -26,9 +26,21 @@ from interp.errors import StoreError
 if TYPE_CHECKING:
     from interp.results import Result
 
-__all__ = ["Run", "find_run", "plain", "read_results", "versions", "write_bytes", "write_text"]
+__all__ = [
+    "Run",
+    "find_run",
+    "plain",
+    "read_results",
+    "sweep",
+    "versions",
+    "write_bytes",
+    "write_text",
+]
 
 LEFT = re.compile(r"\.(config|manifest|metrics|report)\.(json|html)\.\d+\.tmp")
+"""What a killed write of a run leaves beside its name."""
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+"""What any killed `write_bytes` leaves."""
 PACKAGES = ("interp", "torch", "transformers", "scikit-learn", "numpy", "plotly", "safetensors")
 
 
@@ -102,9 +114,7 @@ def find_run(path: str | Path, *, resume: bool, force: bool) -> dict[str, Any] |
     if path.is_file():
         raise StoreError(f"{path} is a file; --out takes a folder.")
     if path.is_dir():
-        for left in path.glob(".*.tmp"):  # what a killed write left beside its name
-            if LEFT.fullmatch(left.name):
-                left.unlink(missing_ok=True)
+        sweep(path.glob(".*.tmp"), LEFT)
     if not path.is_dir() or not any(path.iterdir()):
         return None
     try:
@@ -118,7 +128,16 @@ def find_run(path: str | Path, *, resume: bool, force: bool) -> dict[str, Any] |
             f"{path} already holds a run; use --resume to go on with it, --force to replace it, "
             "or another --out."
         )
+    for place in (".*.tmp", "results/.*.tmp", "sae/**/.*.tmp"):
+        sweep(path.glob(place))
     return earlier
+
+
+def sweep(files: Iterable[Path], names: re.Pattern[str] = TEMPORARY) -> None:
+    """Remove the files, of some, that killed writes left: a checkpoint's can be gigabytes."""
+    for left in list(files):
+        if names.fullmatch(left.name):
+            left.unlink(missing_ok=True)
 
 
 class Run:
@@ -172,6 +191,11 @@ class Run:
             "config.json", "manifest.json", "metrics.json", "report.html", "checkpoint.safetensors"
         ):  # fmt: skip
             (self.path / name).unlink(missing_ok=True)
+
+    def drop(self) -> None:
+        """Take back a run that has come to nothing: the config, and the folder, if it is alone."""
+        if [p.name for p in self.path.iterdir()] == ["config.json"]:
+            shutil.rmtree(self.path)
 
     def found(self, kind: type["Result"], name: str) -> "Result | None":
         """A result that an earlier start of this run saved; it then counts as added."""

@@ -43,7 +43,7 @@ def token_labels(model: "Model", data: Dataset, max_length: int | None = None) -
             cells.append(labels if some else None)
         rows[column] = cells
         notes.append(f"{column}: {labelled:,} tokens have a label of their own")
-    return replace(data, rows=rows, notes=(*data.notes, *notes))
+    return replace(data, rows=rows, label_notes=(*data.label_notes, *notes))
 
 
 def _ends(model: "Model", texts: list[str], max_length: int | None) -> list[list[int]]:

@@ -144,13 +144,15 @@ def feature_absorption(
 
     Notes
     -----
-    Source: Chanin et al. 2024, "A is for absorption", section 3 and appendix; this is its
-    simplified form of Karvonen et al. 2025, "SAEBench" (full absorption): step 4 reads the
-    contribution to the probe's direction, where the first paper measures an ablation's effect on
-    the answer to a spelling prompt. Thresholds are theirs. Differs: ``b_dec`` is taken off the
-    row in step 4, decoder rows are taken at their own length, and every row is held out once.
-    Absorption by several latents together, or beside a main latent that still fires weakly, is not
-    counted.
+    Source: Chanin et al. 2024, "A is for absorption", in the form of Karvonen et al. 2025,
+    "SAEBench" (its full absorption), whose thresholds these are: step 4 reads the contribution to
+    the probe's direction. The first paper ablates each latent in place of that, and asks for the
+    effect on the answer to a spelling prompt; no ablation is made here, so that any label can be
+    asked for, and a rate says what latents write, not what the model does with it. Differs from
+    SAEBench: step 2 ranks by correlation; a row is missed where no main latent fires, whatever a
+    probe on these latents answers; in step 4 ``b_dec`` is taken off the row and decoder rows are
+    taken at their own length; every row is held out once. As there, absorption by several latents
+    together, or beside a main latent that still fires weakly, is not counted.
     """
     if sae.transcodes or len(sae.in_shape) != 1:
         raise ParameterError("feature_absorption reads an autoencoder, whose latents rebuild acts.")

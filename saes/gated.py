@@ -52,7 +52,7 @@ class GatedSAE(SAE[GatedConfig]):
     b_mag, r_mag : [n_latents] the magnitude's bias, and the logarithm of its scale.
 
     Source: Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse
-    Autoencoders", equations 5 to 8. Differs: no.
+    Autoencoders". Differs: no.
     """
 
     config_class: ClassVar[type[SAEConfig]] = GatedConfig

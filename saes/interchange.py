@@ -126,9 +126,7 @@ def _recognise(path: Path) -> tuple[Path, ModuleType, str]:
             f"{path} holds model.safetensors, which interp itself writes; load it with "
             "saes.SAE.from_pretrained."
         )
-    inside = sorted(
-        p.parent.name for m in FORMATS.values() for p in path.glob(f"*/{m.FILE}")
-    )  # a run holds a folder a hook point
+    inside = _inside(path)
     files = ", ".join(m.FILE for m in FORMATS.values())
     hint = (
         f"give one of the folders in it: {', '.join(inside[:5])}"
@@ -136,3 +134,12 @@ def _recognise(path: Path) -> tuple[Path, ModuleType, str]:
         else ("give the folder that SAELens, sparsify or dictionary_learning wrote")
     )
     raise CheckpointError(f"{path} holds none of {files}; {hint}.")
+
+
+def _inside(path: Path) -> list[str]:
+    """Checkpoints nearest below: a run has a folder a hook point, a release a folder a run."""
+    for depth in ("*", "*/*", "*/*/*"):
+        files = (p for m in FORMATS.values() for p in path.glob(f"{depth}/{m.FILE}"))
+        if found := sorted(p.parent.relative_to(path).as_posix() for p in files):
+            return found
+    return []

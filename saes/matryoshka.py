@@ -60,7 +60,7 @@ class MatryoshkaSAE(BatchTopKSAE):
     shorter prefix (its latents of the one code, and ``b_dec``), and ``auxk``.
 
     Source: Bussmann et al. 2025, "Learning Multi-Level Features with Matryoshka Sparse
-    Autoencoders", section 3. Differs: no; with one prefix it is BatchTopK.
+    Autoencoders". Differs: no; with one prefix it is BatchTopK.
     """
 
     config: MatryoshkaConfig  # pyright: ignore[reportIncompatibleVariableOverride]  never assigned

@@ -29,6 +29,12 @@ class Kept:
         self.values = np.zeros((n_latents, n, 2 * context + 1), np.float32)
         self.context = context
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        tables = (self.key, self.document, self.position, self.values)
+        return sum(table.nbytes for table in tables)
+
     def keep(
         self,
         chunk: Chunk,

@@ -44,6 +44,11 @@ class Firings:
         self.strongest = np.zeros(n_latents, np.float32)
         self.bins = np.zeros((n_latents, len(EDGES) - 1), np.int64)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        return sum(t.nbytes for t in (self.fires, self.total, self.strongest, self.bins))
+
     def add(self, chunk: Chunk) -> None:
         """Count a chunk; activations beyond the edges are counted in the outermost bins."""
         f, b = self.bins.shape
@@ -93,6 +98,12 @@ class Labels:
         self.column = np.array(column, dtype=np.int64)
         self.hits = np.zeros((2, n_latents, len(self.names)), np.int64)
         self.tokens = np.zeros((2, len(self.names)), np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables and of the tokens' labels."""
+        codes = (k.nbytes for column in self._codes for k in column if k is not None)
+        return self.hits.nbytes + self.tokens.nbytes + sum(codes)
 
     def add(self, chunk: Chunk) -> None:
         """Count a chunk."""
@@ -168,6 +179,11 @@ class Together:
         self.n_latents, self._seed, self._slots = n_latents, seed, slots
         self.share, self.tokens, self._held = 1.0, 0, 0
         self._kept: list[tuple[NDArray, NDArray, NDArray]] = []  # numbers, slots a token, latents
+
+    def most(self, tokens: int) -> int:
+        """Bytes that are held after so many tokens like those so far, at most."""
+        slots = min(self._slots, tokens * self._held / max(self.tokens, 1))
+        return int(4 * slots) + 16 * tokens
 
     def add(self, chunk: Chunk) -> None:
         """Keep what falls into the sample."""

@@ -143,28 +143,38 @@ class Tokens:
         names = self.data.rows[self.data.group].astype(str).to_numpy()
         return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
+    def parts(self) -> list[Any]:
+        """What is read at once: lists of documents, or slices of a store's rows."""
+        if self.store is None:
+            return [b for shard in self.work.shards for b in self.work.batches(*shard)]
+        return [slice(*span) for span in self._spans()]
+
+    def weight(self, part: Any) -> int:
+        """Rows that it costs to read a part, pads included."""
+        if self.store is None:
+            return len(part) * int(self.lengths[part].max())
+        return part.stop - part.start
+
+    def read(self, part: Any) -> tuple[Tensor, NDArray[np.int64], NDArray[np.int64]]:
+        """The activations of a part [m, ...], with the document and position of each row."""
+        if self.store is None:
+            length = self.lengths[part]
+            document = np.repeat(np.asarray(part, np.int64), length)
+            position = np.concatenate([np.arange(t) for t in length])
+            return self.work.pooled(part)[self.hookpoint], document, position
+        return self.store[self.hookpoint][part], self._document[part], self._position[part]
+
     def each(
         self, sae: SAE, take: Callable[[Chunk], None], progress: Progress | None = None
     ) -> None:
         """Give every token's codes to ``take``, each document whole, in no certain order."""
-        if self.store is None:
-            done = 0
-            for rows in (b for shard in self.work.shards for b in self.work.batches(*shard)):
-                length = self.lengths[rows]
-                document = np.repeat(np.asarray(rows, np.int64), length)
-                position = np.concatenate([np.arange(t) for t in length])
-                x = self.work.pooled(rows)[self.hookpoint]
-                take(encoded(sae, x, document, position))
-                done += len(rows)
-                if progress is not None:
-                    progress(done, len(self.lengths), "documents")
-            return
-        x = self.store[self.hookpoint]
-        for start, stop in self._spans():
-            part = slice(start, stop)
-            take(encoded(sae, x[part], self._document[part], self._position[part]))
+        done, total = 0, int(self.lengths.sum())
+        for part in self.parts():
+            x, document, position = self.read(part)
+            take(encoded(sae, x, document, position))
+            done += len(document)
             if progress is not None:
-                progress(stop, len(x), "tokens")
+                progress(done, total, "tokens")
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """Rows of whole documents, about ``batch_size`` at a time."""

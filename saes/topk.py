@@ -156,7 +156,7 @@ class TopKSAE(_KSAE[TopKConfig]):
     Loss: ``reconstruction``, ``auxk`` (`TopKConfig.auxk`), and with ``multi_k`` also ``multi_k``,
     an eighth of the reconstruction error with the 4 k largest (at most ``n_latents``).
 
-    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", sections 2.3 and 4.3,
+    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", section 2.3 and
     appendix A. Differs: the reconstruction error is not divided by the variance of the activations,
     and AuxK is multiplied by it instead.
     """

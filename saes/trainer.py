@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from interp.errors import DataError, ParameterError, StoreError
-from interp.runs import versions
+from interp.loading import device_of
+from interp.runs import sweep, versions
 from saes.base import ARCHITECTURES, SAE, SAEConfig
 from saes.denormals import flushed_denormals
 from saes.optimizer import OPTIMIZERS
@@ -140,7 +141,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     StoreError
         ``out`` cannot be written, or holds a training with other settings.
     """
-    who = _device(device)
+    who = device_of(device)
     configs = [config] if isinstance(config, SAEConfig) else list(config)
     _check(
         configs,
@@ -242,11 +243,11 @@ class _Loop:
                 for trainee in self.trainees:
                     trainee.log[-1]["rows_per_second"] = speed
                 self.words = _words(self.trainees[0].log[-1])
+            if self.progress is not None:
+                self.progress(done, self.steps, self.words)
             due = done % self.checkpoint_every == 0 or done == self.steps
             if self.folder is not None and due:
                 self.save(done)
-            if self.progress is not None:
-                self.progress(done, self.steps, self.words)
 
     def save(self, done: int) -> None:
         """Write the checkpoint."""
@@ -275,11 +276,12 @@ def _enter(
         return 0
     if folder.is_file():
         raise StoreError(f"{folder} is a file; out takes a folder.")
+    found = None if force else read_state(folder)
+    if force or resume or found is None:
+        sweep(folder.glob(f".{CHECKPOINT}.*.tmp"))
     if force:
         (folder / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(folder / "sae", ignore_errors=True)
-        return 0
-    found = read_state(folder)
     if found is None:
         return 0
     if not resume:
@@ -379,17 +381,6 @@ def _part(steps: int, share: int, given: int | None, most: int | None = None) ->
     if given is not None or not isinstance(steps, int):
         return given or 0
     return min(steps // share, most or steps)
-
-
-def _device(device: str) -> torch.device:
-    """The device, tried by putting a number on it."""
-    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros(1, device=chosen).device
-    except (RuntimeError, AssertionError) as error:
-        raise ParameterError(
-            f"train: device {device!r} is not there; use auto, cpu, cuda or cuda:1."
-        ) from error
 
 
 def _check_spread(sites: Sequence[str], sample: Sequence[Pair]) -> None:

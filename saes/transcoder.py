@@ -58,8 +58,8 @@ class Transcoder(TopKSAE):
     ----------
     W_skip : [d_out, d_in] parameter, 0 at first; None without ``skip``.
 
-    Source: Dunefsky et al. 2024, "Transcoders Find Interpretable LLM Feature Circuits", section 3;
-    the TopK step and the skip connection from Paulo et al. 2025, "Transcoders Beat Sparse
+    Source: Dunefsky et al. 2024, "Transcoders Find Interpretable LLM Feature Circuits"; the
+    TopK step and the skip connection from Paulo et al. 2025, "Transcoders Beat Sparse
     Autoencoders for Interpretability". Differs: the decoder starts at unit rows, not at 0.
     """
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from interp.cli import options as o
-from interp.cli.shell import bar, emit, note
+from interp.cli.shell import bar, emit, say_notes
 from interp.errors import ParameterError
 
 
@@ -53,8 +53,7 @@ def run(
     work = Capture(
         loaded, data, wanted, cast(Any, pool), batch_size, store_dtype, max_length, columns
     )
-    for line in work.data.notes:
-        note(f"{work.data.name}: {line}")
+    say_notes(work.data)
     if dry_run:
         show_plan(work, as_json)
         return

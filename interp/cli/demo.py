@@ -10,7 +10,7 @@ from interp.cli import options as o
 from interp.cli.aqi import Alignment, best_layer
 from interp.cli.capture import show_plan
 from interp.cli.probe import finish
-from interp.cli.shell import bar, emit, note
+from interp.cli.shell import bar, emit, note, say_notes
 from interp.cli.show import show
 from interp.cli.sparsity import count, signed
 from interp.cli.study import HOOKPOINTS, Settings, Study, short_names
@@ -62,8 +62,7 @@ def run(
     sets = [read(name) for name in ("demo:facts", "demo:python")]
     works = [Capture(model, data, HOOKPOINTS["recommended"], "last") for data in sets]
     for data in sets:
-        for line in data.notes:
-            note(f"{data.name}: {line}")
+        say_notes(data)
     if dry_run:
         if as_json:
             emit([{"data": work.data.name, **vars(work.plan())} for work in works])

@@ -22,6 +22,18 @@ Data = Annotated[
         "file.py:factory, demo:facts, demo:python.",
     ),
 ]
+MaybeModel = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="As for capture; else give --store.")
+]
+MaybeData = Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for capture.")]
+Store = Annotated[
+    Path | None, typer.Option(help="Read activations from this store, in place of MODEL and DATA.")
+]
+Target = Annotated[str | None, typer.Option(help="Hook point that a transcoder predicts.")]
+RowsPool = Annotated[str, typer.Option(help="Rows of MODEL and DATA: all, or as for capture.")]
+ForwardBatchSize = Annotated[
+    int | None, typer.Option(help="Rows of a forward of MODEL; else 4,096 tokens.")
+]
 ManyData = Annotated[
     list[str],
     typer.Argument(metavar="DATA...", help="One or several data sets, each as for capture."),

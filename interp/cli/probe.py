@@ -9,7 +9,7 @@ from interp.cli import options as o
 from interp.cli.capture import show_plan
 from interp.cli.directions import check_asked, check_model, read_answers, steered_labels
 from interp.cli.report import command_of
-from interp.cli.shell import emit, note
+from interp.cli.shell import emit, say_notes
 from interp.cli.show import show
 from interp.cli.study import HOOKPOINTS, MODES, Settings, Study, prompted, short_names
 from interp.errors import ParameterError
@@ -132,8 +132,7 @@ def run(
     steered = steered_labels(loaded, sets, answers) if steer else [[()] * len(sets)] * len(specs)
     works = [[_work(m, d, wanted, pool, batch_size, max_length) for d in sets] for m in loaded]
     for d in sets:
-        for line in d.notes:
-            note(f"{d.name}: {line}")
+        say_notes(d)
     if dry_run:
         plans = [w for row in works for w in row]
         if as_json:

@@ -40,7 +40,7 @@ def command_of(runs: Sequence[Path]) -> str | None:
 
     A run's manifest holds the arguments of the program that made it, which is not always `interp`.
     """
-    from interp.cli import COMMANDS
+    from interp.cli import COMMANDS, sae
 
     found = []
     for folder in runs:
@@ -48,6 +48,6 @@ def command_of(runs: Sequence[Path]) -> str | None:
             argv = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["argv"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a run that was cut short has none
-        if isinstance(argv, list) and argv and argv[0] in COMMANDS:
+        if isinstance(argv, list) and argv and argv[0] in (*COMMANDS, sae.app.info.name):
             found.append(shlex.join(["interp", *map(str, argv)]))
     return "; ".join(dict.fromkeys(found)) or None

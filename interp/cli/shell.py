@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from interp.errors import InterpError, ParameterError
 
-__all__ = ["State", "bar", "command", "emit", "note", "table"]
+if TYPE_CHECKING:
+    from interp.data import Dataset
+
+__all__ = ["State", "bar", "command", "emit", "note", "say_notes", "table"]
 
 
 class State:
@@ -77,6 +80,12 @@ def note(text: str) -> None:
     """A line for the person at the terminal, on stderr."""
     if not State.quiet:
         typer.echo(text, err=True)
+
+
+def say_notes(data: "Dataset", *, labels: bool = True) -> None:
+    """What was found and chosen while data was read; of its labels only where they are used."""
+    for line in (*data.notes, *(data.label_notes if labels else ())):
+        note(f"{data.name}: {line}")
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def python_source(n: int = 2500, seed: int = 0) -> Dataset:
     Parameters
     ----------
     n : rows in all, a fifth for each concept; at least 30. A concept has fewer where the standard
-        library does not hold as many matched positions; ``notes`` say so.
+        library does not hold as many matched positions; ``label_notes`` say so.
     seed : chooses the positions.
 
     Returns
@@ -93,7 +93,7 @@ def python_source(n: int = 2500, seed: int = 0) -> Dataset:
     if not texts:
         raise DataError("demo:python finds no source files of the standard library in this Python.")
     marks: dict[str, list[dict[int, int]]] = {concept: [] for concept in CONCEPTS}
-    data, notes = [], [f"seed {seed}; {len(texts)} files that pylm was not trained on"]
+    data, notes = [], []
     for concept in CONCEPTS:
         chosen = _matched(
             candidates[concept], n // len(CONCEPTS), random.Random(f"{seed} {concept}")
@@ -119,7 +119,8 @@ def python_source(n: int = 2500, seed: int = 0) -> Dataset:
         text_column="text",
         about=dict(_ABOUT),
         marks=marks,
-        notes=tuple(notes),
+        notes=(f"seed {seed}; {len(texts)} files that pylm was not trained on",),
+        label_notes=tuple(notes),
     )
 
 

@@ -32,7 +32,7 @@ COMMANDS = {
     "sae eval": "SAE MODEL DATA SAE_READ OUT SAE_LABELS POOL BATCH COLUMNS SEED DTYPE MAX DEVICE "
     "REVISION TRUST FORCE DRY JSON CONFIG",
     "sae features": "SAE MODEL DATA SITE SAE_STORE OUT SAE_RECORDS BATCH TEXT SEED DTYPE MAX "
-    "DEVICE REVISION TRUST RESUME FORCE JSON CONFIG",
+    "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "sae steer": "SAE MODEL SITE LATENT DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae convert": "CHECKPOINT OUT TO FORCE DRY JSON CONFIG",
 }
@@ -72,8 +72,8 @@ FLAGS = {
     "SAE_LABELS": "--other --ks --absorption --first-letters --loss",
     "SAE_CONFIG": "--architecture --n-latents --k --l1 --l0 --set",
     "SAE_TRAINING": "--steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "
-    "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast --optimizer --backend "
-    "--log-every --checkpoint-every",
+    "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast "
+    "--optimizer --backend --log-every --checkpoint-every",
     "DTYPE": "--dtype",
     "STORE_DTYPE": "--store-dtype",
     "MAX": "--max-length",

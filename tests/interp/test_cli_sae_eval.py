@@ -83,6 +83,20 @@ def test_a_dry_run_writes_nothing(invoke, folder, saved, table, tmp_path, monkey
     assert json.loads(done.stdout)["bytes"] == 50 * 32 * 4 and not out.exists()
 
 
+def test_another_width_is_refused_before_the_data_is_captured(
+    invoke, folder, table, tmp_path, monkeypatch
+):
+    def capture(*arguments):
+        raise AssertionError("captured")
+
+    monkeypatch.setattr("interp.capturing.Capture.in_memory", capture)
+    sae = saes.TopKSAE(saes.TopKConfig(n_latents=64, k=8), 16)
+    path = sae.save_pretrained(tmp_path / "narrow")
+    done = invoke("sae", "eval", path, folder("gpt2"), table, "-p", WHERE, "--out", tmp_path / "r")
+    assert done.exit_code == 1 and not (tmp_path / "r").exists()
+    assert f"for rows of 16 numbers, and {WHERE} of" in done.stderr and "[32]" in done.stderr
+
+
 def test_a_transcoder(invoke, tmp_path, monkeypatch):
     sae = saes.TopKSAE(saes.TopKConfig(n_latents=16, k=4), 32, 8)
     sae.save_pretrained(tmp_path / "t")
@@ -151,7 +165,7 @@ def test_tokens_of_a_text_are_never_split(invoke, saved, tmp_path, monkeypatch):
         ([], "takes SAE and MODEL and DATA, or --store"),
         (["--store", "s", "--first-letters"], "--first-letters needs MODEL and DATA"),
         (["--store", "s", "--absorption"], "--absorption needs --label-column"),
-        (["--store", "s", "--ks", "1,x"], "--ks must be whole numbers"),
+        (["--store", "s", "--ks", "1,x"], "--ks takes whole numbers"),
         (["--store", "s", "-p", "a,b"], "must name what this SAE reads, 1 hook point; got a, b"),
         (["--store", "s", "--target", "y"], "no transcoder"),
     ],

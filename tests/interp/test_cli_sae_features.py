@@ -43,6 +43,101 @@ def test_features_writes_a_run_with_a_report(folder, sae, texts_file, tmp_path):
     assert again.exit_code == 1 and "already holds a run" in again.stderr
 
 
+@pytest.fixture
+def features(folder, sae, texts_file, tmp_path):
+    """``features("--top", 3)``: the command on the tiny model, into ``tmp_path / "run"``."""
+    fixed = ("features", sae, folder("gpt2"), texts_file, "-p", "resid_post.1", "--out",
+             tmp_path / "run")  # fmt: skip
+    return lambda *more: run(*fixed, *more)
+
+
+@pytest.fixture
+def no_pass(monkeypatch):
+    """``no_pass(error)``: from then on a pass over the tokens raises this."""
+
+    def forbid(error):
+        def stop(*arguments, **options):
+            raise error
+
+        monkeypatch.setattr(saes, "features", stop)
+
+    return forbid
+
+
+def test_a_dry_run_counts_and_writes_nothing(features, texts, tmp_path):
+    done = features("--latents", "1,2,3", "--top", 5, "--context", 2, "--dry-run", "--json")
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.stdout)
+    tokens = sum(len(text.split()) for text in texts)
+    assert (plan["documents"], plan["tokens"], plan["latents"]) == (12, tokens, 3)
+    example = 3 * 8 + 5 * 4  # key, document, position; a window of five activations
+    tables = 3 * (5 + 32) * example + 16 * (8 + 8 + 4 + 128 * 8)
+    assert tables < plan["bytes"] <= tables + tokens * (16 + 4 * 4)
+    assert plan["seconds"] > 0 and "ablation_seconds" not in plan
+    assert not (tmp_path / "run").exists()
+    said = features("--dry-run", "--ablate", "3").stdout
+    assert f"12 texts, {tokens} tokens at resid_post.1:" in said and "for --ablate" in said
+    assert features("--dry-run", "--latents", "99").exit_code == 2
+
+
+def test_a_finished_run_is_found_and_its_report_written_again(features, no_pass, tmp_path):
+    assert features("--ablate", "3").exit_code == 0
+    report, numbers = (tmp_path / "run" / n for n in ("report.html", "metrics.json"))
+    before = report.read_text(encoding="utf-8"), numbers.read_bytes()
+    report.unlink()
+    no_pass(AssertionError("the tokens are read again"))
+    again = features("--ablate", "3", "--resume")
+    assert again.exit_code == 0 and "complete and are kept" in again.stderr, again.output
+    assert (report.read_text(encoding="utf-8"), numbers.read_bytes()) == before
+    other = features("--ablate", "3", "--top", 3, "--resume")
+    assert other.exit_code == 1 and "other options (top)" in other.stderr
+    assert numbers.read_bytes() == before[1]
+    assert features("--ablate", "3", "--force").exit_code == 1
+    assert numbers.read_bytes() == before[1], "the old run stays where the new one fails"
+
+
+def test_the_report_names_the_command(features, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["interp", "sae", "features", "SAE", "--top", "3"])
+    assert features("--top", 3).exit_code == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "interp sae features SAE --top 3" in page
+
+
+def test_resume_asks_for_the_same_weights(features, sae):
+    assert features().exit_code == 0
+    other = saes.TopKSAE(saes.TopKConfig(n_latents=16, k=4), 32)
+    other.save_pretrained(sae)
+    done = features("--resume")
+    assert done.exit_code == 1 and "other options (sae)" in done.stderr
+
+
+def test_a_pass_that_was_cut_short_starts_over_and_says_so(features, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saes, "features", _interrupted)
+        killed = features()
+    assert killed.exit_code == 130 and not (tmp_path / "run").exists()
+    done = features("--resume")
+    assert done.exit_code == 0 and "holds no run; this one begins" in done.stderr
+    for left in (tmp_path / "run" / "results").iterdir():
+        left.unlink()
+    done = features("--resume")
+    assert done.exit_code == 0 and "was cut short; it starts over" in done.stderr
+
+
+def test_an_ablation_that_was_cut_short_keeps_the_features(features, no_pass, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saes, "ablation_effect", _interrupted)
+        assert features("--ablate", "3").exit_code == 130
+    no_pass(AssertionError("the tokens are read again"))
+    done = features("--ablate", "3", "--resume")
+    assert done.exit_code == 0 and "complete and are kept" in done.stderr, done.output
+    assert {r.kind for r in read_results(tmp_path / "run")} == {"sae_features", "sae_ablation"}
+
+
+def _interrupted(*arguments, **options):
+    raise KeyboardInterrupt
+
+
 def test_steer_says_both(folder, sae):
     done = run("steer", sae, folder("gpt2"), "--latent", 3, "--alpha", 50, "--prompt", "w5 w6",
                "-p", "resid_post.1", "--tokens", 4, "--json")  # fmt: skip
@@ -62,6 +157,8 @@ def test_wrong_usage_ends_in_a_sentence(folder, sae, texts_file, tmp_path):
         (("features", sae, model, texts_file, "--out", tmp_path / "a"), "give --hookpoint"),
         (("features", sae, model, texts_file, "-p", "resid_post.1", "--latents", "99", "--out",
           tmp_path / "b"), "0 to 15"),
+        (("features", sae, model, texts_file, "-p", "resid_post.*", "--out", tmp_path / "c"),
+         "means resid_post.0, resid_post.1, resid_post.2"),
         (("steer", sae, model, "--latent", 16, "--prompt", "w1", "-p", "resid_post.1"), "0 to 15"),
     ):  # fmt: skip
         done = run(*arguments)

@@ -111,6 +111,22 @@ def test_a_killed_run_goes_on_where_it_stopped(learn, store, tmp_path, monkeypat
     assert left.read_bytes() != right.read_bytes()
 
 
+def test_what_fails_leaves_no_run_behind_and_costs_none(learn, store, tmp_path):
+    out = tmp_path / "run"
+    arguments = ("--store", store, "-p", "resid_post.0", "--k", 3, *SHORT, "--out", out,
+                 "--checkpoint-every", 6)  # fmt: skip
+    for wrong in (("--lr", "nan"), ("--lr", 1e30, "--clip", 0), ("--ema", 2)):
+        assert learn(*arguments, *wrong).exit_code == 2 and not out.exists(), wrong
+    assert learn(*arguments).exit_code == 0
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for wrong in (("--lr", "nan"), ("--ema", 2)):
+        assert learn(*arguments, *wrong, "--force").exit_code == 2
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert learn(*arguments, "--seed", 1, "--force").exit_code == 0
+    assert (out / "sae/model.safetensors").read_bytes() != before[out / "sae/model.safetensors"]
+    assert (out / "checkpoint.safetensors").is_file()
+
+
 def test_a_dry_run_counts_and_writes_nothing(learn, store, tmp_path):
     arguments = ("--store", store, "-p", "resid_post.0", "--k", "2,3", *SHORT, "--dry-run")
     done = learn(*arguments, "--json", "--out", tmp_path / "run")
@@ -124,6 +140,28 @@ def test_a_dry_run_counts_and_writes_nothing(learn, store, tmp_path):
     assert re.search(
         r"180 rows, 6 steps of 32 \(1\.1 epochs\) for 2 SAEs", learn(*arguments).stdout
     )
+
+
+def test_the_gradient_is_not_clipped_where_clip_is_0(learn, store, tmp_path):
+    arguments = ("--store", store, "-p", "resid_post.0", "--k", 3, *SHORT)
+    for name, clip in (("cut", 0.01), ("free", 0), ("huge", 1e9)):
+        done = learn(*arguments, "--clip", clip, "--out", tmp_path / name)
+        assert done.exit_code == 0, done.output
+    cut, free, huge = (
+        (tmp_path / n / "sae/model.safetensors").read_bytes() for n in ("cut", "free", "huge")
+    )
+    assert free == huge != cut
+    assert read_results(tmp_path / "free")[0].provenance["training"]["clip"] is None
+    done = learn(*arguments, "--clip", -1, "--out", tmp_path / "wrong")
+    assert done.exit_code == 2 and "clip must be a finite number above 0" in done.stderr
+
+
+def test_what_labels_there_are_is_not_said(learn, folder, tmp_path):
+    (tmp_path / "data.csv").write_text("text,label\n" + "w2 w3 w4,a\nw5 w6 w9,b\n" * 20)
+    done = learn(folder("gpt2"), tmp_path / "data.csv", "-p", "resid_post.1", "--k", 3, *SHORT,
+                 "--out", tmp_path / "run")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "texts from column 'text'" in done.stderr and "labels" not in done.stderr
 
 
 def test_options_from_a_file(learn, store, tmp_path):

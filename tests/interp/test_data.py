@@ -77,7 +77,7 @@ def test_each_format_gives_the_same_rows(tmp_path, name):
     assert (data.name, data.kind, data.text_column) == ("things", "text", "text")
     assert data.labels == ("label",) and data.group is None
     assert any("'text' (found by its name)" in n for n in data.notes)
-    assert any("'label' (found by its name)" in n for n in data.notes)
+    assert any("'label' (found by its name)" in n for n in data.label_notes)
     assert len(data) == 5
     assert interp.read(str(path)).hash == data.hash == interp.read(table()).hash
 
@@ -100,11 +100,11 @@ def test_columns_are_named_or_found(tmp_path):
     )
     data = interp.read(frame)
     assert data.text_column == "statement" and data.labels == () and data.group == "file"
-    assert any("groups from column 'file'" in n for n in data.notes)
+    assert any("groups from column 'file'" in n for n in data.label_notes)
     data = interp.read(frame, text_column="city", label_column=["big", "file"], group_column="city")
     assert data.inputs == ["Rome", "Oslo"]
     assert data.labels == ("big", "file") and data.group == "city"
-    assert not any("found" in n for n in data.notes)
+    assert not any("found" in n for n in (*data.notes, *data.label_notes))
     longest = interp.read(pd.DataFrame({"a": ["x", "y"], "b": ["longer text", "still longer"]}))
     assert longest.text_column == "b" and "longest column" in longest.notes[0]
 
@@ -211,7 +211,7 @@ def test_a_folder_of_images_in_class_folders(tmp_path):
     assert (data.name, data.kind, data.labels) == ("pets", "image", ("label",))
     assert data.rows["file"].tolist() == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
     assert data.rows["label"].tolist() == ["cat", "cat", "dog", "dog"]
-    assert any("2 class folders" in n for n in data.notes)
+    assert any("2 class folders" in n for n in data.label_notes)
     before = data.hash
     Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "pets" / "dog" / "1.png")
     assert interp.read(tmp_path / "pets").hash != before

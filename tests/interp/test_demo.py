@@ -387,7 +387,7 @@ def test_surface_cues_are_matched(python):
 
 def test_python_follows_the_seed(python):
     again, other = python_source(), python_source(n=200, seed=1)
-    assert again.rows.equals(python.rows) and again.notes == python.notes
+    assert again.rows.equals(python.rows) and again.label_notes == python.label_notes
     assert 190 <= len(other) <= 200
     assert not set(other.inputs) <= set(python.inputs)
 

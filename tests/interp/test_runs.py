@@ -44,6 +44,22 @@ def test_a_run_folder_holds_what_it_says(tmp_path):
     assert {r.name for r in read_results(tmp_path / "run")} == {"a", "b/../c"}
 
 
+def test_what_killed_writes_left_goes_with_resume_and_force(tmp_path):
+    folder = tmp_path / "run"
+    finished(folder)
+    left = [".checkpoint.safetensors.9.tmp", "results/.a.json.9.tmp", "sae/k8/.config.json.9.tmp"]
+    for how in ({"resume": True}, {"force": True}):
+        for name in (*left, ".mine.tmp"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("half")
+        with pytest.raises(StoreError, match="already holds a run"):
+            finished(folder)
+        assert all((folder / name).exists() for name in left), "another process may be at work"
+        finished(folder, **how)
+        assert not any((folder / name).exists() for name in left)
+        assert (folder / ".mine.tmp").exists()
+
+
 def test_two_equal_runs_give_equal_metrics(tmp_path):
     for name in ("one", "two"):
         finished(tmp_path / name)

@@ -27,7 +27,7 @@ def data():
 def test_a_token_has_the_label_of_its_end(gpt2, data):
     done = token_labels(gpt2, data)
     assert done.rows["label"].tolist() == [["a", "b", None], None]
-    assert "2 tokens" in done.notes[-1] and done.hash != data.hash
+    assert "2 tokens" in done.label_notes[-1] and done.hash != data.hash
     assert data.rows["label"].tolist() == [0, 1]
     assert token_labels(gpt2, data, max_length=1).rows["label"].tolist() == [["a"], None]
 

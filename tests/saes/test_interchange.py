@@ -565,13 +565,18 @@ def test_a_file_that_is_cut_short(tmp_path, name):
 def test_folders_and_files_that_are_no_checkpoint(tmp_path):
     run = tmp_path / "run"
     write_sparsify(run / "layers.3", arrays())
+    release = tmp_path / "release"  # as dictionary_learning's lie on the hub
+    for i in (0, 1):
+        place = release / "gpt2" / "resid_post_layer_4" / f"trainer_{i}"
+        write_dictionary(place, "AutoEncoder", their_tensors("AutoEncoder", arrays()))
     own = example("topk").save_pretrained(tmp_path / "own")
     (tmp_path / "notes.txt").write_text("x")
     for path, says in (
         (tmp_path / "absent", "does not exist"),
         (tmp_path / "notes.txt", "is no file of a checkpoint"),
         (tmp_path, "holds none of sae_weights.safetensors, sae.safetensors, ae.pt"),
-        (run, "give one of the folders in it: layers.3"),
+        (run, r"give one of the folders in it: layers\.3\."),
+        (release, r"folders in it: gpt2/resid_post_layer_4/trainer_0, .*trainer_1\."),
         (own, "load it with saes.SAE.from_pretrained"),
     ):
         with pytest.raises(CheckpointError, match=says):

@@ -89,6 +89,14 @@ def test_killed_and_resumed_is_unbroken(name, small_config, tmp_path):
     assert not same(whole, saes.train(acts_for(name), config, **{**options, "ema": 0.4}))
 
 
+def test_what_a_killed_checkpoint_left_goes(small_config, tmp_path):
+    left = tmp_path / f".{CHECKPOINT}.9.tmp"
+    for how in ({}, {"resume": True}, {"force": True}):
+        left.write_bytes(b"half")
+        saes.train(acts_for("topk"), small_config("topk"), out=tmp_path, **how, **QUICK)
+        assert not left.exists()
+
+
 def test_several_saes_are_resumed_and_are_those_of_single_trainings(tmp_path):
     configs = [TOPK, saes.BatchTopKConfig(n_latents=24, k=3), saes.ReLUConfig(n_latents=F)]
     sites = {"a": X, "b": (X, -X)}

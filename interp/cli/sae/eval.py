@@ -1,20 +1,22 @@
 """``interp sae eval``: what an SAE keeps, what a model makes of it, and what its latents read."""
 
-import hashlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from interp.cli import options as o
 from interp.cli.capture import show_plan, size
+from interp.cli.report import command_of
+from interp.cli.sae.inputs import weights_hash, whole_numbers
 from interp.cli.shell import bar, emit, note, table
-from interp.errors import ModelError, ParameterError
+from interp.errors import ModelError, ParameterError, ShapeError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from interp.capturing import Capture
     from interp.data import Dataset
     from interp.models import Model
     from interp.runs import Run
@@ -27,13 +29,9 @@ TIMED = 4096
 
 def run(
     sae: Annotated[str, typer.Argument(metavar="SAE", help="Folder or hub id of a saved SAE.")],
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="As for capture; else give --store.")
-    ] = None,
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for capture.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Judge by this store, in place of MODEL and DATA.")
-    ] = None,
+    model: o.MaybeModel = None,
+    data: o.MaybeData = None,
+    store: o.Store = None,
     hookpoint: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,9 +40,7 @@ def run(
             help="What the SAE reads, a crosscoder several; else what it was trained on.",
         ),
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Hook point that a transcoder predicts.")
-    ] = None,
+    target: o.Target = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sae-eval"),
     other: Annotated[
         str | None, typer.Option(help="Another SAE, such as of another seed, to be matched.")
@@ -68,13 +64,9 @@ def run(
     loss: Annotated[
         bool, typer.Option("--loss/--no-loss", help="Splice the SAE into MODEL over DATA.")
     ] = True,
-    pool: Annotated[str, typer.Option(help="Rows of MODEL and DATA: all, or as for capture.")] = (
-        "all"
-    ),
+    pool: o.RowsPool = "all",
     batch_size: Annotated[int | None, typer.Option(help="Rows encoded at a time.")] = None,
-    forward_batch_size: Annotated[
-        int | None, typer.Option(help="Rows of a forward of MODEL; else 4,096 tokens.")
-    ] = None,
+    forward_batch_size: o.ForwardBatchSize = None,
     text_column: o.TextColumn = None,
     seed: o.Seed = 0,
     dtype: o.Dtype = None,
@@ -98,9 +90,10 @@ def run(
         raise ParameterError("--first-letters needs MODEL and DATA, with --pool all.")
     if absorption and not label_column:
         raise ParameterError("--absorption needs --label-column, or use --first-letters.")
-    sizes = _whole_numbers(ks)
+    sizes = whole_numbers(ks, "--ks")
     import interp
     import saes
+    from interp.capturing import Capture
     from interp.loading import device_of
     from interp.runs import Run, find_run
 
@@ -115,20 +108,14 @@ def run(
         )
         columns = {"text_column": text_column, "group_column": group_column}
         source = interp.read(data, label_column=label_column, **columns)
+        read = [*points, *([target] if target else [])]
+        work = Capture(loaded, source, read, cast(Any, pool), forward_batch_size, None, max_length)
+        _check_widths(judged, work, target)
         if dry_run:
-            read = [*points, *([target] if target else [])]
-            _show_capture(loaded, source, read, pool, forward_batch_size, max_length, as_json)
+            show_plan(work, as_json)  # splicing runs the model five times more
             return
         with bar(f"capturing {source.name}") as progress:
-            held = interp.capture(
-                loaded,
-                source,
-                [*points, *([target] if target else [])],
-                pool=pool,  # pyright: ignore[reportArgumentType]  capture refuses other words
-                batch_size=forward_batch_size,
-                max_length=max_length,
-                progress=progress,
-            )
+            held = work.in_memory(progress)
         judged.to(loaded.device)
     else:
         held = interp.ActivationStore.open(store)
@@ -139,7 +126,7 @@ def run(
         return
     about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
     options = {
-        "sae": _weights(judged),
+        "sae": weights_hash(judged),
         "other": other,
         **about,
         "hookpoints": points,
@@ -189,13 +176,6 @@ def run(
     _finish(started, as_json)
 
 
-def _whole_numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ParameterError(f"--ks must be whole numbers with commas; got {text!r}.") from None
-
-
 def _hookpoints(sae: "SAE", asked: list[str], target: str | None) -> list[str]:
     """The hook points that the SAE reads: those asked for, or the one it was trained on."""
     if sae.transcodes != (target is not None):
@@ -222,19 +202,16 @@ def _matrix(store: "ActivationStore", points: list[str]) -> Any:
     return torch.stack([store[p][:] for p in points], 1)
 
 
-def _show_capture(
-    model: "Model",
-    data: "Dataset",
-    points: list[str],
-    pool: Any,
-    batch_size: int | None,
-    max_length: int | None,
-    as_json: bool,
-) -> None:
-    """What the capture costs; splicing runs the model five times more."""
-    from interp.capturing import Capture
-
-    show_plan(Capture(model, data, points, pool, batch_size, None, max_length), as_json)
+def _check_widths(sae: "SAE", work: "Capture", target: str | None) -> None:
+    """Refuse hook points of other widths than the SAE's, before all the data is captured."""
+    predicted = None if target is None else work.model.resolve(target)[0].name
+    for name, outline in work.outlines.items():
+        width = sae.d_out if name == predicted else sae.d_in
+        if outline.shape != (width,):
+            raise ShapeError(
+                f"this SAE is for rows of {width} numbers, and {name} of {work.model.spec} gives "
+                f"{list(outline.shape)}; give another model or --hookpoint."
+            )
 
 
 def _show_rows(sae: "SAE", acts: Any, y: Any, as_json: bool) -> None:
@@ -252,14 +229,6 @@ def _show_rows(sae: "SAE", acts: Any, y: Any, as_json: bool) -> None:
         emit({"rows": len(acts), "bytes": size_of, "seconds": seconds})
     else:
         typer.echo(f"{len(acts)} rows, {size(size_of)} to read, about {seconds:.0f} s")
-
-
-def _weights(sae: "SAE") -> str:
-    """A hash of the config and all weights."""
-    digest = hashlib.sha256(f"{sae.architecture} {sae.config.to_dict()}".encode())
-    for name, tensor in sorted(sae.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().double().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _add(run: "Run", result: Any, about: dict[str, Any]) -> None:
@@ -345,7 +314,9 @@ def _finish(run: "Run", as_json: bool) -> None:
     from interp.runs import metrics
 
     run.finish()
-    report = dashboards.Report(run.results, title="Evaluation of a sparse autoencoder")
+    report = dashboards.Report(
+        run.results, title="Evaluation of a sparse autoencoder", command=command_of([run.path])
+    )
     path = report.write(run.path / "report.html")
     if as_json:
         emit(metrics(run.results))

@@ -6,12 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli import options as o
-from interp.cli.shell import bar, emit, note
+from interp.cli.capture import size
+from interp.cli.report import command_of
+from interp.cli.sae.inputs import site, weights_hash, whole_numbers
+from interp.cli.shell import bar, emit, note, say_notes
 from interp.cli.show import show
 from interp.errors import ParameterError
 
 if TYPE_CHECKING:
+    from interp.data import Dataset
+    from interp.models import Model
+    from interp.runs import Run
+    from interp.store import ActivationStore
     from probes.curves import ConceptDepth
+    from saes import SAE
+
+TIMED = 16
+"""Texts that a dry run ablates on."""
 
 
 def run(
@@ -50,60 +61,81 @@ def run(
     trust_remote_code: o.TrustRemoteCode = False,
     resume: o.Resume = False,
     force: o.Force = False,
+    dry_run: o.DryRun = False,
     as_json: o.Json = False,
     config: o.Config = None,
 ) -> None:
-    """Find what each latent fires for, in one pass over the data, and write a searchable report."""
-    from interp.runs import Run, find_run
+    """Find what each latent fires for, in one pass over the data, and write a searchable report.
 
-    find_run(out, resume=resume, force=force)  # refuse before anything is read
-    only, removed = whole_numbers(latents, "--latents"), whole_numbers(ablate, "--ablate")
-    options = {
-        "sae": sae,
-        "model": model,
-        "data": data,
-        "hookpoint": hookpoint,
-        "store": None if store is None else str(store),
-        "latents": only,
-        "probes": [str(p) for p in probes or []],
-        "ablate": removed,
-        "top": top,
-        "context": context,
-        "text_column": text_column,
-        "max_length": max_length,
-        "seed": seed,
-    }
-    import dashboards
+    With --resume the results that the run in --out holds are kept, and only what is missing is
+    computed; a pass that was cut short holds nothing and starts over.
+    """
     import interp
     import saes
+    from interp.runs import Run, find_run
 
+    earlier = None
+    if not dry_run:
+        earlier = find_run(out, resume=resume, force=force)  # refuse before anything is read
+    only = None if latents is None else whole_numbers(latents, "--latents")
+    removed = None if ablate is None else whole_numbers(ablate, "--ablate")
     coder = saes.SAE.from_pretrained(sae)
     place = hookpoint or site(coder)
     loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
     coder.to(loaded.device)
     texts = interp.read(data, text_column=text_column)
-    for line in texts.notes:
-        note(f"{texts.name}: {line}")
-    source: Any = loaded if store is None else interp.ActivationStore.open(store)
-    with bar(f"reading {texts.name}") as progress:
-        found = saes.features(
-            coder,
-            source,
-            texts,
-            place,
-            latents=only,
-            top=top,
-            context=context,
-            probes=_depths(probes or []),
-            model=None if store is None else loaded,
-            batch_size=batch_size,
-            max_length=max_length,
-            seed=seed,
-            progress=progress,
-        )
-    work = Run(out, "sae features", options, resume=resume, force=force)
-    work.add(found)
-    if removed:
+    held = None if store is None else interp.ActivationStore.open(store)
+    place = place if held is not None else _one(loaded, place)
+    say_notes(texts)
+    reading: dict[str, Any] = {
+        "latents": only,
+        "top": top,
+        "context": context,
+        "model": None if held is None else loaded,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "seed": seed,
+    }
+    if dry_run:
+        _show_plan(coder, loaded, held, texts, place, reading, removed, as_json)
+        return
+    options = {
+        "sae": weights_hash(coder),
+        "model": loaded.identity(),
+        "data": [texts.name, texts.hash],
+        "hookpoint": place,
+        "store": held and {k: held.manifest.get(k) for k in ("model", "data", "pool")},
+        "latents": only,
+        "probes": [str(p) for p in probes or []],
+        "ablate": removed,
+        "top": top,
+        "context": context,
+        "max_length": max_length,
+        "seed": seed,
+    }
+    # A run that is there is compared before the work, a new one begins after it: what fails leaves
+    # none behind.
+    work = None if earlier is None or force else Run(out, "sae features", options, resume=True)
+    name = f"{texts.name}.{place}"
+    found = work and work.found(saes.Features, name)
+    if resume:
+        _say_resumed(out, work, found)
+    if found is None:
+        with bar(f"reading {texts.name}") as progress:
+            found = saes.features(
+                coder,
+                loaded if held is None else held,
+                texts,
+                place,
+                probes=_depths(probes or []),
+                name=name,
+                progress=progress,
+                **reading,
+            )
+        work = work or Run(out, "sae features", options, force=force)
+        work.add(found)
+    assert work is not None  # noqa: S101  what was found came from it
+    if removed and work.found(saes.Ablation, name) is None:
         with bar("ablating") as progress:
             effect = saes.ablation_effect(
                 coder,
@@ -114,35 +146,94 @@ def run(
                 batch_size=batch_size,
                 max_length=max_length,
                 seed=seed,
+                name=name,
                 progress=progress,
             )
         work.add(effect)
+    _finish(work, as_json)
+
+
+def _one(model: "Model", hookpoint: str) -> str:
+    """The name of the one hook point that an expression means."""
+    names = [point.name for point in model.resolve(hookpoint)]
+    if len(names) > 1:
+        raise ParameterError(
+            f"--hookpoint must name the one hook point that the SAE reads; {hookpoint!r} means "
+            f"{', '.join(names)}."
+        )
+    return names[0]
+
+
+def _say_resumed(out: Path, work: "Run | None", found: Any) -> None:
+    """What --resume came upon."""
+    if work is None:
+        note(f"{out} holds no run; this one begins.")
+    elif found is None:
+        note(f"the pass over the tokens in {out} was cut short; it starts over.")
+    else:
+        note(f"the features in {out} are complete and are kept.")
+
+
+def _finish(work: "Run", as_json: bool) -> None:
+    """Metrics, report, and the headline numbers."""
+    import dashboards
+
     work.finish()
-    command = f"interp sae features {sae} {model} {data} --hookpoint {place}"
-    page = dashboards.Report(work.results, command=command).write(out / "report.html")
+    report = dashboards.Report(work.results, command=command_of([work.path]))
+    page = report.write(work.path / "report.html")
     if as_json:
-        emit({"path": str(out), "report": str(page), **{r.kind: r.metrics() for r in work.results}})
+        numbers = {r.kind: r.metrics() for r in work.results}
+        emit({"path": str(work.path), "report": str(page), **numbers})
         return
     show(work.results)
     typer.echo(f"report: {page}")
 
 
-def whole_numbers(text: str | None, option: str) -> list[int] | None:
-    """A comma list of whole numbers, or None where there is none."""
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ParameterError(f"{option} takes whole numbers such as 3,17; got {text!r}.") from None
+def _show_plan(
+    sae: "SAE",
+    model: "Model",
+    store: "ActivationStore | None",
+    texts: "Dataset",
+    place: str,
+    reading: dict[str, Any],
+    removed: list[int] | None,
+    as_json: bool,
+) -> None:
+    """Print tokens, bytes and seconds; what --ablate adds is measured on a few texts."""
+    from saes.survey import Survey
+
+    plan = vars(Survey(sae, store or model, texts, place, **reading).plan())
+    if removed:
+        plan["ablation_seconds"] = _ablation_seconds(sae, model, texts, place, reading, removed)
+    if as_json:
+        emit(plan)
+        return
+    more = f", and about {plan['ablation_seconds']:.0f} s for --ablate" if removed else ""
+    typer.echo(
+        f"{plan['documents']} texts, {plan['tokens']} tokens at {place}: {size(plan['bytes'])} for "
+        f"examples and counts of {plan['latents']} latents, about {plan['seconds']:.0f} s{more}"
+    )
 
 
-def site(coder: Any) -> str:
-    """The hook point that a saved SAE says it was trained on."""
-    found = coder.metadata.get("hookpoint") or coder.metadata.get("site")
-    if not isinstance(found, str):
-        raise ParameterError("the SAE does not say where it reads; give --hookpoint.")
-    return found
+def _ablation_seconds(
+    sae: "SAE",
+    model: "Model",
+    texts: "Dataset",
+    place: str,
+    reading: dict[str, Any],
+    removed: list[int],
+) -> float:
+    """What ablating costs at most, by the time that some of the texts take."""
+    import time
+
+    import saes
+
+    share = max(1, len(texts) // TIMED)
+    some = texts.inputs[::share]
+    options = {k: reading[k] for k in ("batch_size", "max_length", "seed")}
+    began = time.perf_counter()
+    saes.ablation_effect(sae, model, some, place, removed, **options)
+    return (time.perf_counter() - began) * len(texts) / len(some)
 
 
 def _depths(runs: list[Path]) -> "list[ConceptDepth]":

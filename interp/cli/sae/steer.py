@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from interp.cli import options as o
-from interp.cli.sae.features import site
+from interp.cli.sae.inputs import site
 from interp.cli.shell import emit
 from interp.errors import ParameterError
 

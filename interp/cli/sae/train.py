@@ -10,8 +10,9 @@ import typer
 
 from interp.cli import options as o
 from interp.cli.capture import size
-from interp.cli.shell import bar, emit, note, table
-from interp.errors import ParameterError
+from interp.cli.report import command_of
+from interp.cli.shell import bar, emit, say_notes, table
+from interp.errors import InterpError, ParameterError
 
 if TYPE_CHECKING:
     from saes import SAEConfig
@@ -24,13 +25,9 @@ TIMED = 4
 
 
 def run(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="As for capture; else give --store.")
-    ] = None,
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for capture.")] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Learn from this store, in place of MODEL and DATA.")
-    ] = None,
+    model: o.MaybeModel = None,
+    data: o.MaybeData = None,
+    store: o.Store = None,
     hookpoint: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,9 +36,7 @@ def run(
             help="What is read; several give SAEs each, or a crosscoder's layers.",
         ),
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Hook point that a transcoder predicts.")
-    ] = None,
+    target: o.Target = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sae"),
     architecture: Annotated[
         str,
@@ -91,7 +86,9 @@ def run(
     b_dec: Annotated[
         str, typer.Option(help="First decoder bias: mean, geometric_median or zero.")
     ] = "mean",
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
+    clip: Annotated[
+        float, typer.Option(help="Largest norm of the gradient; 0 for no limit.")
+    ] = 1.0,
     ema: Annotated[
         float | None, typer.Option(help="Hand over a running mean of weights; its decay.")
     ] = None,
@@ -102,15 +99,11 @@ def run(
     backend: Annotated[
         str, typer.Option(help="What runs the kernels: auto, eager, compile, numba, int8, triton.")
     ] = "auto",
-    pool: Annotated[str, typer.Option(help="Rows of MODEL and DATA: all, or as for capture.")] = (
-        "all"
-    ),
+    pool: o.RowsPool = "all",
     buffer_rows: Annotated[
         int, typer.Option(help="Rows that MODEL captures and shuffles together.")
     ] = 2**16,
-    forward_batch_size: Annotated[
-        int | None, typer.Option(help="Rows of a forward of MODEL; else 4,096 tokens.")
-    ] = None,
+    forward_batch_size: o.ForwardBatchSize = None,
     text_column: o.TextColumn = None,
     log_every: Annotated[int | None, typer.Option(help="Steps between entries of the log.")] = None,
     checkpoint_every: Annotated[
@@ -141,8 +134,9 @@ def run(
     from interp.runs import Run, find_run
 
     _architectures(architecture, points, target)
+    earlier = None
     if not dry_run:
-        find_run(out, resume=resume, force=force)  # refuse before anything is read
+        earlier = find_run(out, resume=resume, force=force)  # refuse before anything is read
     if store is not None:
         rows, about = _from_store(store, points, target, architecture)
     else:
@@ -162,8 +156,7 @@ def run(
             columns={"text_column": text_column},
         )
         source = rows.work.data
-        for line in source.notes:
-            note(f"{source.name}: {line}")
+        say_notes(source, labels=False)
         about = {
             "model": rows.work.model.identity(),
             "data": {"name": source.name, "hash": source.hash, "n": len(source)},
@@ -188,7 +181,7 @@ def run(
         "resample_every": resample_every,
         "normalize": normalize,
         "b_dec": b_dec,
-        "clip": clip,
+        "clip": clip or None,
         "ema": ema,
         "autocast": autocast,
         "optimizer": optimizer,
@@ -205,21 +198,35 @@ def run(
         "configs": [[c.architecture, c.to_dict()] for c in configs],
         **options,
     }
-    started = Run(out, "sae train", identity, resume=resume, force=force)
-    with bar("training") as progress:
-        learnt = saes.train(
-            rows,
-            configs,
-            out=out,
-            device=device,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            force=force,
-            name=(about["data"] or {}).get("name", "store"),
-            provenance=about,
-            progress=progress,
-            **options,
-        )
+    # A run that is there is compared now; a new one begins with the first step, when settings and
+    # rows have been looked at. What they lack leaves no run behind and costs no earlier one.
+    started = None if earlier is None or force else Run(out, "sae train", identity, resume=True)
+
+    def step(done: int, total: int, words: str) -> None:
+        nonlocal started
+        started = started or Run(out, "sae train", identity, force=force)
+        progress(done, total, words)
+
+    try:
+        with bar("training") as progress:
+            learnt = saes.train(
+                rows,
+                configs,
+                out=out,
+                device=device,
+                checkpoint_every=checkpoint_every,
+                resume=started is not None,
+                force=force,
+                name=(about["data"] or {}).get("name", "store"),
+                provenance=about,
+                progress=step,
+                **options,
+            )
+    except InterpError:
+        if started is not None:
+            started.drop()
+        raise
+    assert started is not None  # noqa: S101  there is a first step, or a run that had it
     for sae in learnt:
         started.add(sae.training_log)  # pyright: ignore[reportArgumentType]  train sets it
     _finish(started, as_json)
@@ -231,7 +238,11 @@ def _finish(started: Any, as_json: bool) -> None:
     from interp.runs import metrics
 
     started.finish()
-    report = dashboards.Report(started.results, title="Training of sparse autoencoders")
+    report = dashboards.Report(
+        started.results,
+        title="Training of sparse autoencoders",
+        command=command_of([started.path]),
+    )
     path = report.write(started.path / "report.html")
     if as_json:
         emit(metrics(started.results))
