@@ -112,17 +112,7 @@ class SAE(nn.Module, Generic[C]):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        who = type(self).__name__
-        if type(config) is not self.config_class:
-            raise ParameterError(
-                f"{who} takes a {self.config_class.__name__}; got {type(config).__name__}."
-            )
-        for name, width in (("d_in", d_in), ("d_out", d_out)):
-            wrong = isinstance(width, bool) or not isinstance(width, int) or width < 1
-            if wrong and not (name == "d_out" and width is None):
-                raise ParameterError(
-                    f"{who}: {name} must be a whole number above 0; got {width!r}."
-                )
+        self._check_widths(config, d_in, d_out)
         self.config = config
         self.d_in, self.d_out = d_in, d_in if d_out is None else d_out
         self.transcodes = d_out is not None
@@ -134,6 +124,20 @@ class SAE(nn.Module, Generic[C]):
         self.encoder, self.decoder = nn.Parameter(encoder), nn.Parameter(decoder)
         self.b_enc = nn.Parameter(torch.zeros(n, dtype=torch.float32))
         self.b_dec = nn.Parameter(torch.zeros(self.out_shape, dtype=torch.float32))
+
+    def _check_widths(self, config: SAEConfig, d_in: int, d_out: int | None) -> None:
+        """Refuse a config of another class, and widths that are no whole numbers above 0."""
+        who = type(self).__name__
+        if type(config) is not self.config_class:
+            raise ParameterError(
+                f"{who} takes a {self.config_class.__name__}; got {type(config).__name__}."
+            )
+        for name, width in (("d_in", d_in), ("d_out", d_out)):
+            wrong = isinstance(width, bool) or not isinstance(width, int) or width < 1
+            if wrong and not (name == "d_out" and width is None):
+                raise ParameterError(
+                    f"{who}: {name} must be a whole number above 0; got {width!r}."
+                )
 
     @staticmethod
     def from_config(

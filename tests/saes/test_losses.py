@@ -98,6 +98,15 @@ def jumprelu(sae, x, y, dead):
     }
 
 
+def codebook(sae, x, y, dead):
+    """The mean of the k codes nearest by cosine."""
+    cosine = torch.nn.functional.cosine_similarity(
+        (x - sae.b_dec)[:, None], sae.codes[None], dim=2
+    ).detach()
+    z = largest(cosine, sae.config.k).double() / sae.config.k
+    return {"reconstruction": squared(z @ sae.codes + sae.b_dec, y)}
+
+
 CASES = [
     ("topk", topk, {}),
     ("topk", topk, {"k": 17}),  # many rows have fewer positive pre-activations
@@ -114,6 +123,7 @@ CASES = [
     ("jumprelu", jumprelu, {}),
     ("jumprelu", jumprelu, {"l0_target": 3.0, "l0": 0.7}),
     ("crosscoder", relu, {}),
+    ("codebook", codebook, {}),
 ]
 
 
