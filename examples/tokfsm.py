@@ -5,8 +5,8 @@
 
 Rows of the table: ``none`` no codebooks; ``attn`` one at each head's output; ``all-k1``,
 ``all-k4``, ``all-k16``, ``all-k128`` one at each head's output and at each MLP's output, with that
-k. Each row is trained from random weights, the codes too. Without ``--full`` it is a reduced form: smaller
-batches and fewer steps. A row that was begun goes on; a finished one is read.
+k. Each row is trained from random weights, the codes too. Without ``--full`` it is a reduced form:
+smaller batches and fewer steps. A row that was begun goes on; a finished one is read.
 """
 
 import argparse

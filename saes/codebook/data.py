@@ -122,10 +122,8 @@ class TextBatches:
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """``input_ids`` and ``attention_mask`` of a step, padded on the right."""
         first = step * self.size
-        places = np.arange(first, first + self.size)
-        chosen = [
-            self._order(e)[i] for e, i in zip(*divmod(places, len(self.windows)), strict=True)
-        ]
+        places = [divmod(i, len(self.windows)) for i in range(first, first + self.size)]
+        chosen = [self._order(epoch)[i] for epoch, i in places]
         padded = self.model.pad([self.windows[i] for i in chosen])
         return padded["input_ids"], padded["attention_mask"]
 
