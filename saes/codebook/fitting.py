@@ -62,9 +62,8 @@ def kmeans(
         noise = torch.randn(count - len(rows), rows.shape[1], generator=generator).to(rows)
         centres[len(rows) :] += 0.01 * rows.std() * noise
         return centres
-    book = Codebook(
-        CodebookConfig(n_codes=count, k=1, similarity="euclidean", layer_norm=False), rows.shape[1]
-    ).to(rows.device, rows.dtype)
+    config = CodebookConfig(n_codes=count, k=1, similarity="euclidean", layer_norm=False)
+    book = Codebook(config, rows.shape[1], generator=generator).to(rows.device, rows.dtype)
     for _ in range(rounds):
         book.codes.data = centres
         nearest = book.nearest(rows)[0].flatten()
