@@ -135,8 +135,7 @@ class Codebooks(nn.Module):
         try:
             yield
         finally:
-            if was:
-                self.enable()
+            self.enable() if was else self.disable()
 
     @contextmanager
     def editing(

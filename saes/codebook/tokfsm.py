@@ -21,16 +21,22 @@ from torch import Tensor
 
 from interp.errors import ParameterError
 from interp.hooks import evaluating
+from saes.codebook.control import interchange
 from saes.codebook.generating import sample
+from saes.codebook.patterns import purity
 
 if TYPE_CHECKING:
     from interp.models import Model
+    from saes.codebook.model import Codebooks
 
 __all__ = [
     "FSM",
+    "code_purity",
     "first_transition_overlap",
+    "interchange_table",
     "next_state_probabilities",
     "state_accuracy",
+    "state_tokens",
     "walks",
 ]
 
@@ -38,6 +44,10 @@ LENGTH = 128
 """Tokens of a sequence, the start token among them."""
 SAMPLES = 100
 """Sequences that state accuracy is measured on."""
+ROUNDING = 1e-12
+"""A divergence, in nats, that is none."""
+BATCH = 500
+"""Sequences of a forward."""
 
 
 class FSM:
@@ -252,6 +262,92 @@ def first_transition_overlap(model: "Model", fsm: FSM) -> float:
     """
     likeliest = next_state_probabilities(model, fsm).topk(fsm.n_edges).indices
     return float(torch.from_numpy(fsm.transitions).gather(1, likeliest).gt(0).double().mean())
+
+
+def code_purity(books: "Codebooks", fsm: FSM, *, after: str = "state") -> dict[str, float]:
+    """Share of the codes that fire which fire after one state only, by hook point.
+
+    Codes are those at the last token of the start token and a state; or, with ``after="pair"``, and
+    a state and the next digit, of which there are as many as `FSM.state_digit_pairs`.
+
+    Range: 0 to 1, higher is purer; nan where no code fires.
+    Source: "Codebook Features", section 3.2. Differs: heads share their hook point's number.
+    """
+    if after not in ("state", "pair"):
+        raise ParameterError(f"code_purity: after must be 'state' or 'pair'; got {after!r}.")
+    ids = state_tokens(fsm, torch.arange(fsm.n_states))
+    if after == "pair":
+        pairs = torch.from_numpy(fsm.state_digit_pairs())
+        ids = torch.cat([ids[pairs[:, 0]], pairs[:, 1:]], 1)
+    shares = {}
+    for name, chosen in books.codes(ids).items():
+        book = books[name]
+        latents = book.latents(chosen[:, -1]).flatten(1).cpu().numpy()
+        shares[name] = purity(latents, np.arange(len(ids)), book.n_latents)[0]
+    return shares
+
+
+def interchange_table(
+    books: "Codebooks", fsm: FSM, *, pairs: int | None = None, prefix: int = 0, seed: int = 0
+) -> dict[str, float]:
+    """How far a run stays from another after it took codes from it, by the codes taken.
+
+    For pairs of states (a, b): the model reads a, takes b's codes at the last token, and its next
+    token is compared with that after b. The mean Jensen-Shannon divergence is divided by that
+    without codes taken. Keys are hook points, ``"all ROLE"`` of roles at several layers, and
+    ``"all"``.
+
+    Parameters
+    ----------
+    pairs : how many ordered pairs to draw; None for all.
+    prefix : states of a random walk that lead to a.
+    seed : of pairs and walks.
+
+    Range: 0 up; 0 where the codes decide all, 1 where they decide nothing. Degenerate: nan where
+    the model goes on alike after all states.
+    Source: "Codebook Features", section 3.3 and figure 4.
+    """
+    n, rng = fsm.n_states, np.random.default_rng(seed)
+    a, b = np.divmod(np.arange(n * n), n)
+    a, b = a[a != b], b[a != b]
+    if pairs is not None and pairs < len(a):
+        chosen = rng.choice(len(a), pairs, replace=False)
+        a, b = a[chosen], b[chosen]
+    states = torch.from_numpy(_walks_to(fsm, a, prefix, rng))
+    run = state_tokens(fsm, states)
+    source = state_tokens(fsm, torch.from_numpy(b))
+    roles: dict[str, list[str]] = {}
+    for name in books.names:
+        roles.setdefault(name.rpartition(".")[0], []).append(name)
+    sets = {name: [name] for name in books.names}
+    sets |= {f"all {role}": names for role, names in roles.items() if len(names) > 1}
+    sets |= {"all": list(books.names)} if len(roles) > 1 else {}
+    means = {}
+    for key, names in {"none": [], **sets}.items():
+        far = [
+            interchange(books, run[i : i + BATCH], source[i : i + BATCH], names)
+            for i in range(0, len(run), BATCH)
+        ]
+        means[key] = float(torch.cat(far).mean())
+    none = means.pop("none")
+    return {k: v / none if none > ROUNDING else float("nan") for k, v in means.items()}
+
+
+def state_tokens(fsm: FSM, states: Int[Tensor, "n ..."]) -> Int[Tensor, "n t"]:
+    """The start token and the digits of states [n], or of walks [n, m]."""
+    digits = fsm.tokens(states).flatten(1)
+    return torch.cat([torch.full((len(states), 1), fsm.bos), digits], 1)
+
+
+def _walks_to(
+    fsm: FSM, states: NDArray[np.int64], steps: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """[n, steps + 1] walks that end in states; to one that nothing leads to, from anywhere."""
+    back, walk = fsm.reverse(), [states]
+    back = np.where(back.sum(1, keepdims=True) > 0, back, 1 / fsm.n_states).cumsum(1)
+    for _ in range(steps):
+        walk.append((rng.random((len(states), 1)) > back[walk[-1]]).sum(1).clip(0, len(back) - 1))
+    return np.stack(walk[::-1], 1)
 
 
 def _entropies(rows: NDArray, base: int, digits: int) -> NDArray:
