@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dashboards import tables
+from dashboards.codebook import codebook_curves, pattern_dots, steering_bars, tokfsm_bars
 from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
@@ -17,6 +18,7 @@ from interp.results import Result
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.evaluation import Evaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
@@ -71,5 +73,9 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     LossRecovered: loss_bars,
     Training: training_curves,
     Features: densities,
+    CodebookTraining: codebook_curves,
+    CodePatterns: pattern_dots,
+    CodeSteering: steering_bars,
+    TokFSMScores: tokfsm_bars,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

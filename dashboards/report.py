@@ -8,6 +8,12 @@ from typing import Any
 import plotly.offline
 
 from dashboards import depth_page, html, tables
+from dashboards.codebook import (
+    codebook_reading,
+    pattern_reading,
+    steering_bars_reading,
+    tokfsm_reading,
+)
 from dashboards.compare import series
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.features import densities_reading, feature_list
@@ -21,6 +27,7 @@ from interp.runs import write_text
 from probes.depth import ConceptDepth
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
+from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.evaluation import Evaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
@@ -41,6 +48,10 @@ KINDS = {
     "sae_features": "features",
     "sae_ablation": "ablated latents",
     "sae_evaluation": "evaluation",
+    "codebook_training": "training",
+    "code_patterns": "codes of patterns",
+    "codebook_steering": "codes put in",
+    "tokfsm": "finite-state language",
 }
 """Kinds of result in words, for headings."""
 READING: dict[type[Result], Callable[[Any], str]] = {
@@ -52,6 +63,10 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     Features: densities_reading,
     Evaluation: density_reading,
     LossRecovered: recovered_reading,
+    CodebookTraining: codebook_reading,
+    CodePatterns: pattern_reading,
+    CodeSteering: steering_bars_reading,
+    TokFSMScores: tokfsm_reading,
 }
 """Result type -> what helps to read its figure."""
 

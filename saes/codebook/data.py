@@ -3,17 +3,23 @@
 import math
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.data import read
+from interp.data import Dataset, read
 from interp.errors import DataError, ParameterError
 from interp.models import Model
 from saes.codebook.tokfsm import FSM, LENGTH
 from saes.rows import seeded
+from saes.tallies import uniform
 
 __all__ = ["FSMBatches", "TextBatches", "TokenBatches"]
 
+PARTS = ("all", "train", "held out")
+HELD_OUT = 0.1
+"""Share of the texts that are held out."""
 WINDOW = 256
 """Tokens of a window, at most, unless ``max_length`` says otherwise."""
 
@@ -78,6 +84,9 @@ class TextBatches:
     size : windows of a batch.
     max_length : tokens of a window; None for 256, or fewer where the model takes fewer.
     seed : of the orders.
+    part : ``"train"`` or ``"held out"`` takes nine tenths or one tenth of the texts (of the groups,
+        where the data has them), the same for every seed; ``"all"`` takes all.
+    columns : of the data, as `interp.data.read` names them.
 
     Raises
     ------
@@ -95,8 +104,11 @@ class TextBatches:
         *,
         max_length: int | None = None,
         seed: int = 0,
+        part: str = "all",
         columns: dict[str, Any] | None = None,
     ) -> None:
+        if part not in PARTS:
+            raise ParameterError(f"TextBatches: part must be one of {PARTS}; got {part!r}.")
         if size < 1 or (max_length is not None and max_length < 2):
             raise ParameterError(
                 "TextBatches: size must be at least 1 and max_length at least 2; got "
@@ -105,17 +117,22 @@ class TextBatches:
         self.data = read(data, **(columns or {}))
         if self.data.kind != "text":
             raise DataError(f"{self.data.name} holds no text, which codebooks are trained on.")
-        self.model, self.seed = model, seed
+        self.model, self.seed, self.part = model, seed, part
+        texts = cast("list[str]", self.data.inputs)
+        if part != "all":
+            held = _held_out(self.data)
+            texts = [t for t, out in zip(texts, held, strict=True) if out == (part != "train")]
         length = max_length or min(WINDOW, model.max_length or WINDOW)
         self.length = length
         self.windows = [
             row[start : start + length]
-            for row in model.tokenize(cast("list[str]", self.data.inputs))
+            for row in (model.tokenize(texts) if texts else [])
             for start in range(0, len(row), length)
         ]
         self.windows = [w for w in self.windows if len(w) > 1]
         if not self.windows:
-            raise DataError(f"{self.data.name} holds no text of two tokens.")
+            which = "" if part == "all" else f" in its part {part!r}"
+            raise DataError(f"{self.data.name} holds no text of two tokens{which}.")
         self.size = min(size, len(self.windows))
         self.steps_per_epoch = math.ceil(len(self.windows) / self.size)
 
@@ -135,6 +152,7 @@ class TextBatches:
             "length": self.length,
             "size": self.size,
             "seed": self.seed,
+            "part": self.part,
         }
 
     def _order(self, epoch: int) -> list[int]:
@@ -144,3 +162,12 @@ class TextBatches:
             held = (epoch, torch.randperm(len(self.windows), generator=generator).tolist())
             self._held = held
         return held[1]
+
+
+def _held_out(data: Dataset) -> NDArray[np.bool_]:
+    """Which texts are held out; groups stay together."""
+    groups = np.arange(len(data))
+    if data.group is not None:
+        names = data.rows[data.group].astype(str).to_numpy()
+        groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return uniform(0, groups) < HELD_OUT

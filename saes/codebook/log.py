@@ -34,6 +34,7 @@ class CodebookTraining(Result):
         1 million; 0 to 1.
     lr : [m] learning rate of the codebooks.
     reference : a loss to compare with, such as the Bayes floor; or None.
+    held_out : which model -> nats a token on texts that were held out; empty where none were.
     cpu_seconds : [m] processor time since the start. Not in `metrics`: it differs between equal
         runs.
     """
@@ -50,6 +51,7 @@ class CodebookTraining(Result):
     dead: dict[str, np.ndarray]
     lr: np.ndarray
     reference: float | None = None
+    held_out: dict[str, float] = field(default_factory=dict)
     cpu_seconds: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def to_frame(self) -> "pd.DataFrame":
@@ -74,6 +76,7 @@ class CodebookTraining(Result):
             "loss": last(self.language),
             "first_loss": float(self.language[0]),
             "reference": self.reference,
+            "held_out": self.held_out,
             "accuracy": last(self.accuracy),
             "codebooks": {
                 name: {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import ParameterError, StoreError
+from interp.hooks import evaluating
 from interp.runs import versions
 from saes.codebook.data import TokenBatches
 from saes.codebook.fitting import initialise_codes, k_at, replace_dead
@@ -24,9 +25,11 @@ from saes.resuming import CHECKPOINT, check_settings, read_state, write_state
 from saes.rows import seeded
 from saes.schedules import Schedule
 
-__all__ = ["train_codebooks"]
+__all__ = ["language_loss", "train_codebooks"]
 
 INITS = ("kmeans", "normal")
+HELD_OUT = 8
+"""Batches that the loss before and after is measured on."""
 LOGGED = 200
 """Steps that are logged, about."""
 DEAD_AFTER = 1_000_000
@@ -56,6 +59,7 @@ def train_codebooks(
     autocast: str | None = None,
     seed: int = 0,
     reference: float | None = None,
+    held_out: TokenBatches | None = None,
     out: str | Path | None = None,
     log_every: int | None = None,
     checkpoint_every: int | None = None,
@@ -89,6 +93,7 @@ def train_codebooks(
     autocast : ``"bfloat16"`` computes dense products so, on a CUDA device.
     seed : of replacement, k-means and dropout.
     reference : a loss to compare with, such as `FSM.bayes_loss`; it goes into the result.
+    held_out : batches, 8 at most, whose loss is measured before and after.
     out : a folder for the checkpoint and, at the end, ``model/`` with the model and ``codebooks/``.
     log_every, checkpoint_every, resume, force, progress : as for `saes.train`.
     name, provenance : of the result.
@@ -126,6 +131,9 @@ def train_codebooks(
     folder = None if out is None else Path(out)
     run = _Run(books, batches, schedule, settings)
     first = _enter(folder, run, resume=resume, force=force)
+    if first == 0 and held_out is not None:
+        with books.disabled():
+            run.held_out["the model as it was"] = language_loss(books, held_out)
     if first == 0 and init == "kmeans":
         initialise_codes(books, batches, seed=seed)
     every = checkpoint_every or max(1, steps // 10)
@@ -146,12 +154,27 @@ def train_codebooks(
         books.eval()
         run.optimizer.zero_grad()
     module.eval()
+    if held_out is not None:
+        run.held_out["with codebooks"] = language_loss(books, held_out)
+        with books.disabled():
+            run.held_out["trained, without codebooks"] = language_loss(books, held_out)
     about = {**(provenance or {}), "seed": seed, "versions": versions(), "training": settings}
     result = run.result(name, about, reference)
     if folder is not None and hasattr(module, "save_pretrained"):
         books.save_pretrained(folder / "model")
         result.save(folder / "model" / "training.json")
     return result
+
+
+def language_loss(books: Codebooks, batches: TokenBatches, *, most: int = HELD_OUT) -> float:
+    """The loss of next tokens on an epoch of batches, or ``most`` of them, in nats a token."""
+    total, tokens, device = 0.0, 0, books.model.device
+    with evaluating(books.model.module), torch.no_grad():
+        for step in range(min(most, batches.steps_per_epoch)):
+            ids, mask = batches(step)
+            loss = books.loss(ids.to(device), mask.to(device))
+            total, tokens = total + float(loss.language) * loss.tokens, tokens + loss.tokens
+    return total / tokens
 
 
 class _Run:
@@ -193,6 +216,7 @@ class _Run:
         self.fired = {n: torch.zeros(f, dtype=torch.long, device=device) for n, f in sizes.items()}
         self.tokens = 0
         self.log: list[dict[str, float]] = []
+        self.held_out: dict[str, float] = {}
         self.cpu = 0.0
         self.dropout = any(
             isinstance(m, nn.Dropout) and m.p > 0 for m in books.model.module.modules()
@@ -309,7 +333,7 @@ class _Run:
         tensors |= {f"fired.{n}": v for n, v in self.fired.items()}
         tensors = {n: t.detach().cpu().clone().contiguous() for n, t in tensors.items()}
         document = {"step": done, "settings": self.settings, "log": self.log,
-                    "tokens": self.tokens, "cpu": self.cpu}  # fmt: skip
+                    "held_out": self.held_out, "tokens": self.tokens, "cpu": self.cpu}  # fmt: skip
         write_state(folder, document, tensors)
 
     def restore(self, document: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -324,7 +348,8 @@ class _Run:
         for table, kind in ((self.silent, "silent"), (self.fired, "fired")):
             for name in table:
                 table[name] = tensors[f"{kind}.{name}"].to(table[name].device)
-        self.log, self.tokens, self.cpu = document["log"], document["tokens"], document["cpu"]
+        self.log, self.held_out = document["log"], document["held_out"]
+        self.tokens, self.cpu = document["tokens"], document["cpu"]
 
     def result(
         self, name: str, provenance: dict[str, Any], reference: float | None
@@ -351,6 +376,7 @@ class _Run:
             dead=table("dead"),
             lr=column("lr"),
             reference=reference,
+            held_out=self.held_out,
             cpu_seconds=column("cpu"),
         )
 

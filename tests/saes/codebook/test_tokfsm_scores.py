@@ -30,8 +30,9 @@ def learnt():
         model = interp.load(GPTNeoXForCausalLM(config))
     bare = insert(model, [], CodebookConfig(n_codes=1, k=1))
     train_codebooks(bare, FSMBatches(MACHINE, 24, length=21), steps=250, lr=1e-2)
-    books = insert(model, "resid_post.*", CodebookConfig(n_codes=40, k=1))
-    train_codebooks(books, FSMBatches(MACHINE, 24, length=21, seed=1), steps=100, lr=5e-3)
+    books = insert(model, "resid_post.*", CodebookConfig(n_codes=80, k=1))
+    data = FSMBatches(MACHINE, 24, length=21, seed=1)
+    train_codebooks(books, data, steps=120, lr=5e-3, replace_every=15)
     return books
 
 

@@ -250,6 +250,11 @@ def test_text_batches_read_every_window_once_an_epoch(gpt2, texts):
     assert sorted(seen[:count]) == whole == sorted(seen[count : 2 * count])
     assert seen[:count] != seen[count : 2 * count]
     assert torch.equal(data(2)[0], TextBatches(gpt2, [*texts, long], 4, max_length=8, seed=3)(2)[0])
+    held = {p: TextBatches(gpt2, texts * 9, 4, part=p).windows for p in ("train", "held out")}
+    assert 0 < len(held["held out"]) < len(held["train"]) / 3
+    assert len(held["held out"]) + len(held["train"]) == len(
+        TextBatches(gpt2, texts * 9, 4).windows
+    )
     with pytest.raises(DataError, match="no text of two tokens"):
         TextBatches(gpt2, ["w1", "w2"], 4)
     with pytest.raises(DataError, match="holds no text"):
@@ -258,7 +263,10 @@ def test_text_batches_read_every_window_once_an_epoch(gpt2, texts):
 
 def test_finetuning_on_texts(gpt2, texts):
     books = insert(gpt2, ["head_out.*"], CodebookConfig(n_codes=12, k=2))
-    log = train_codebooks(books, TextBatches(gpt2, texts, 6), steps=40, lr=1e-2)
+    data = TextBatches(gpt2, texts, 6)
+    log = train_codebooks(books, data, steps=40, lr=1e-2, held_out=data)
+    before, coded, bare = log.held_out.values()
+    assert coded < before - 0.5 and bare != before and bare != coded
     assert log.metrics()["loss"] < log.metrics()["first_loss"] - 0.5
     assert np.isfinite(log.total).all()
 
