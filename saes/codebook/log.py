@@ -62,7 +62,10 @@ class CodebookTraining(Result):
         columns["accuracy"] = self.accuracy
         for kind in ("reconstruction", "fvu", "dead"):
             columns |= {f"{kind} {n}": v for n, v in getattr(self, kind).items()}
-        return pd.DataFrame({**columns, "lr": self.lr, "cpu_seconds": self.cpu_seconds})
+        columns["lr"] = self.lr
+        if len(self.cpu_seconds):
+            columns["cpu_seconds"] = self.cpu_seconds
+        return pd.DataFrame(columns)
 
     def metrics(self) -> dict[str, Any]:
         """The numbers at the end: means over the last ten logged steps, and the last dead share."""

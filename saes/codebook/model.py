@@ -296,7 +296,8 @@ class Codebooks(nn.Module):
         for name, book in zip(names, books, strict=True):
             if not isinstance(book, Codebook):
                 raise CheckpointError(f"{folder}: {name} is a {book.architecture}, no codebook.")
-        found = cls(held, held.resolve(names), books)  # pyright: ignore[reportArgumentType]
+        points = held.resolve(names) if names else []
+        found = cls(held, points, books)  # pyright: ignore[reportArgumentType]
         return found.to(held.device).eval()
 
     def _replace(self, point: HookPoint, x: Tensor) -> Tensor:

