@@ -1,25 +1,35 @@
 """TokFSM: models of a finite-state language, without and with codebooks.
 
-    python examples/tokfsm.py --rows none,attn --out runs/tokfsm        # two CPU cores
+    python examples/tokfsm.py --rows none,attn --out runs/tokfsm        # CPU
     python examples/tokfsm.py --full --out runs/tokfsm                  # a GPU: the whole table
 
 Rows of the table: ``none`` no codebooks; ``attn`` one at each head's output; ``all-k1``,
 ``all-k4``, ``all-k16``, ``all-k128`` one at each head's output and at each MLP's output, with that
-k. Each row is trained from random weights, the codes too. Without ``--full`` it is a reduced form:
-smaller batches and fewer steps. A row that was begun goes on; a finished one is read.
+k. Each row is trained from random weights, the codes too; with ``--finetune`` rows with codebooks
+begin at the trained model of ``none``, the codes at k-means. Without ``--full`` it is a reduced
+form: smaller batches and fewer steps. A row that was begun goes on; a finished one is read. The
+scores of all rows end up in ``report.html``.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+import dashboards
 import interp
-from saes.codebook import FSM, CodebookConfig, Codebooks, FSMBatches, insert, train_codebooks
-from saes.codebook.tokfsm import evaluate_tokfsm
+from saes.codebook import (
+    FSM,
+    CodebookConfig,
+    Codebooks,
+    CodebookTraining,
+    FSMBatches,
+    evaluate_tokfsm,
+    insert,
+    train_codebooks,
+)
 
 ROWS = {
     "none": ((), 1),
@@ -62,7 +72,11 @@ def train_row(row, fsm, args, out):
     points, k = ROWS[row]
     n_codes = args.n_codes or (2000 if row == "attn" else 20_000)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = new_model(fsm, args.seed, device)
+    finetune = args.finetune and row != "none"
+    if finetune:
+        model = Codebooks.load(args.out / "none" / "model", device=device).model
+    else:
+        model = new_model(fsm, args.seed, device)
     books = insert(model, points, CodebookConfig(n_codes=n_codes, k=k), seed=args.seed)
     began, last = time.time(), [0.0]
 
@@ -75,10 +89,10 @@ def train_row(row, fsm, args, out):
 
     training = train_codebooks(
         books,
-        FSMBatches(fsm, args.batch, seed=args.seed),
-        steps=args.steps,
+        FSMBatches(fsm, args.batch, seed=args.seed + finetune),
+        steps=args.finetune if finetune else args.steps,
         lr=args.lr,
-        init="normal",
+        init="kmeans" if finetune else "normal",
         seed=args.seed,
         reference=fsm.bayes_loss(),
         autocast="bfloat16" if args.bfloat16 else None,
@@ -99,6 +113,7 @@ def main():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--n-codes", type=int, help="else 2,000 at heads, 20,000 with MLPs")
+    parser.add_argument("--finetune", type=int, metavar="STEPS", help="begin at the row none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bfloat16", action="store_true", help="on a GPU")
     parser.add_argument("--full", action="store_true", help="the paper's rows, batch and steps")
@@ -108,18 +123,27 @@ def main():
     rows = list(ROWS) if args.rows == "all" else args.rows.split(",")
     fsm = FSM(100, 10, seed=42)
     print(f"Bayes floor {fsm.bayes_loss():.5f} nats, accuracy {fsm.bayes_accuracy():.3%}")
+    results, pairs = [], None if args.full else 1000
     for row in rows:
-        folder = args.out / row
-        if (folder / "model" / "codebooks" / "codebooks.json").is_file():
-            books, seconds = Codebooks.load(folder / "model"), None
+        folder = args.out / row / "model"
+        if (folder / "training.json").is_file():
+            books, training = (
+                Codebooks.load(folder),
+                CodebookTraining.load(folder / "training.json"),
+            )
         else:
-            books, training = train_row(row, fsm, args, folder)
-            seconds = float(training.cpu_seconds[-1])
-        found = evaluate_tokfsm(books, fsm, seed=args.seed)
-        found |= {} if seconds is None else {"cpu_seconds": round(seconds)}
-        found |= dict(zip(("paper_loss", "paper_state_accuracy"), PAPER[row], strict=True))
-        print(row, json.dumps(found, indent=1), flush=True)
-        (folder / "scores.json").write_text(json.dumps(found, indent=1) + "\n")
+            books, training = train_row(row, fsm, args, args.out / row)
+        found = evaluate_tokfsm(books, fsm, pairs=pairs, seed=args.seed, name=f"tokfsm.{row}")
+        found.save(args.out / row / "scores.json")
+        results += [training, found]
+        loss, states = PAPER[row]
+        print(
+            f"{row}: loss {found.loss:.4f} (paper {loss}), accuracy {found.accuracy:.2%}, state "
+            f"accuracy {found.state_accuracy:.2%} (paper {states:.2%}), "
+            f"{training.cpu_seconds[-1]:.0f} s of processor time\n{found.to_frame().to_string()}",
+            flush=True,
+        )
+    print(dashboards.Report(results, title="TokFSM").write(args.out / "report.html"))
 
 
 if __name__ == "__main__":
