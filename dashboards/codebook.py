@@ -42,7 +42,7 @@ def codebook_curves(result: CodebookTraining) -> Plot:
         flat = np.full(len(x), result.reference)
         _line(fig, x, flat, f"floor {result.reference:.4f}", 1, "y")
     for i, (name, values) in enumerate(result.fvu.items()):
-        _line(fig, x, values, clip(name, 24), i, "y2")
+        _line(fig, x, values, clip(name, 24), i + 2, "y2")
     house(fig, label(f"{tables.concept(result)}, training"), alt=_training_alt(result))
     base = fig.to_dict()["layout"]["yaxis"]
     split = bool(result.fvu)

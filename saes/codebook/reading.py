@@ -22,7 +22,7 @@ from interp.store import ActivationStore
 from interp.structure import linear_shape
 from saes.codebook.layer import Codebook
 from saes.codebook.model import Codebooks
-from saes.codebook.patterns import best_neuron, code_scores, find
+from saes.codebook.patterns import best_neuron, code_scores, concept_map, find
 from saes.codes import Codes
 from saes.latents import features
 from saes.records import Features
@@ -31,7 +31,14 @@ from saes.tallies import uniform
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CodePatterns", "PatternCode", "code_features", "codes_on", "read_patterns"]
+__all__ = [
+    "CodePatterns",
+    "PatternCode",
+    "code_concepts",
+    "code_features",
+    "codes_on",
+    "read_patterns",
+]
 
 DOCUMENTS = 1000
 """Texts that are read, at most, unless more are asked for: neurons of all their tokens are held."""
@@ -232,6 +239,54 @@ def code_features(
         near, store, texts, hookpoint, model=books.model, max_length=max_length, seed=seed,
         **options,
     )  # fmt: skip
+
+
+def code_concepts(
+    books: Codebooks,
+    hookpoint: str,
+    data: Any,
+    column: str,
+    *,
+    documents: int | None = DOCUMENTS,
+    max_length: int | None = None,
+) -> "pd.DataFrame":
+    """The code x concept map: of each code's labelled tokens, the share that is each class.
+
+    A row a code that fires on a labelled token, those that fire most first; a column a class, whose
+    shares sum to 1 over the row, and ``fires``, the labelled tokens. Range: 0 to 1.
+
+    Parameters
+    ----------
+    data : texts whose tokens are labelled (`interp.Dataset.marks`), as `demo:python`.
+    column : of the labels.
+
+    Raises
+    ------
+    DataError
+        The data marks no tokens in that column.
+    """
+    import pandas as pd
+
+    texts = _texts(data, documents)
+    if column not in texts.marks:
+        known = ", ".join(texts.marks) or "none"
+        raise DataError(f"{texts.name} marks no tokens for {column!r}; its columns are {known}.")
+    feed, book = TextFeed(books.model, texts, max_length), books[hookpoint]
+    marked = _marked(texts, _spans(books, texts, max_length))
+    names = [n for n in marked if n.startswith(f"{column}=")]
+    classes = np.full(sum(feed.lengths), -1)
+    for i, name in enumerate(names):
+        classes[np.concatenate(marked[name])] = i
+    parts = [
+        chosen[hookpoint][mask].flatten(1).cpu().numpy()
+        for _, chosen, mask in _runs(books, feed, [], None)
+    ]
+    table, fires = concept_map(np.concatenate(parts), classes, book.n_latents, len(names))
+    frame = pd.DataFrame(table, columns=[n.partition("=")[2] for n in names])
+    frame.index.name = "code"
+    frame["fires"] = fires
+    frame = frame[fires > 0]
+    return frame.sort_values("fires", ascending=False, kind="stable")
 
 
 def codes_on(books: Codebooks, text: str) -> "pd.DataFrame":

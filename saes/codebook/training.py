@@ -152,7 +152,7 @@ def train_codebooks(
     finally:
         module.train(training)
         books.eval()
-        run.optimizer.zero_grad()
+        run.zero_grad()
     module.eval()
     if held_out is not None:
         run.held_out["with codebooks"] = language_loss(books, held_out)
@@ -223,6 +223,7 @@ class _Run:
         )
 
     def step(self, step: int) -> None:
+        """Learn from the batches of a step."""
         began = time.process_time()
         settings, done, loss = self.settings, step + 1, None
         k = None
@@ -235,7 +236,7 @@ class _Run:
                 k_steps=settings["k_steps"],
                 power=settings["k_power"],
             )
-        self.optimizer.zero_grad()
+        self.zero_grad()
         parts = settings["accumulate"]
         half = settings["autocast"] == "bfloat16"
         for part in range(parts):
@@ -261,6 +262,11 @@ class _Run:
         self.cpu += time.process_time() - began
         if done == 1 or done % settings["log_every"] == 0 or done == settings["steps"]:
             self._note(loss, done, scale)
+
+    def zero_grad(self) -> None:
+        """Drop all gradients, also those of weights that are held."""
+        self.books.zero_grad()
+        self.books.model.module.zero_grad()
 
     def words(self) -> str:
         """The last log entry in words."""
@@ -342,7 +348,7 @@ class _Run:
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"parameter.{name}"])
                 self.optimizer.state[parameter] = {
-                    k: tensors[f"adam.{k}.{name}"].to("cpu" if k == "step" else parameter.device)
+                    k: tensors[f"adam.{k}.{name}"].to(parameter.device)
                     for k in ("step", "exp_avg", "exp_avg_sq")
                 }
         for table, kind in ((self.silent, "silent"), (self.fired, "fired")):

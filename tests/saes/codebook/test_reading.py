@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from interp.data import Dataset
 from interp.errors import DataError, ModelError, ParameterError
 from interp.results import Result
 from saes.codebook import (
     CodebookConfig,
     CodePatterns,
+    code_concepts,
     code_features,
     codes_on,
     insert,
@@ -74,6 +76,22 @@ def test_records_of_codes(books):
     )
     assert record.strongest == pytest.approx(2, abs=1e-4)  # 1 + the cosine of a row and itself
     assert found.hookpoint == "mlp_out.0" and found.architecture == "codebook"
+
+
+def test_the_map_of_codes_and_concepts(books):
+    import pandas as pd
+
+    marks = [{len(t): "even" if int(t[1:]) % 2 == 0 else "odd"} for t in SINGLES]
+    data = Dataset(
+        name="words", kind="text", inputs=SINGLES, rows=pd.DataFrame({"text": SINGLES}),
+        labels=("parity",), marks={"parity": marks},
+    )  # fmt: skip
+    frame = code_concepts(books, "mlp_out.0", data, "parity", documents=None)
+    assert len(frame) == 96 and (frame["fires"] == 6).all()
+    assert (frame.loc[[2, 40], "even"] == 1).all() and (frame.loc[[3, 41], "even"] == 0).all()
+    assert np.allclose(frame["even"] + frame["odd"], 1)
+    with pytest.raises(DataError, match="marks no tokens for 'colour'; its columns are parity"):
+        code_concepts(books, "mlp_out.0", data, "colour")
 
 
 def test_which_codes_fire_on_a_text(books):
