@@ -51,7 +51,8 @@ class PatternCode(NamedTuple):
 
     ``precision``, ``recall``, ``neuron_precision`` and ``neuron_recall`` are of documents that did
     not choose them; None where the code or neuron fires nowhere there. ``share`` is the pattern's
-    share of tokens, which is the precision of chance; ``fires`` counts tokens, all documents.
+    share of tokens (a label's of those that its column labels), which is the precision of chance;
+    ``fires`` counts such tokens, of all documents.
     """
 
     pattern: str
@@ -139,7 +140,8 @@ def read_patterns(
     data : texts, as `interp.data.read` takes them.
     patterns : name -> regular expression.
     documents : texts to read at most, evenly spaced; None for all.
-    labels : add the classes of labels of single tokens, where the data marks them.
+    labels : add the classes of labels of single tokens, where the data marks them; each is looked
+        for among the tokens that its column labels.
     max_length : cut texts to so many tokens.
     seed : of the halves.
 
@@ -159,9 +161,15 @@ def read_patterns(
     ends = _spans(books, texts, max_length)
     on = {k: _tokens_on(p, texts, ends) for k, p in patterns.items()}
     about = dict(patterns)
+    known: dict[str, NDArray] = {}  # of a label, the tokens that have one of its column
     if labels:
         marked = _marked(texts, ends)
         on |= marked
+        columns: dict[str, list[NDArray]] = {}
+        for k, places in marked.items():
+            columns.setdefault(k.partition("=")[0], []).append(np.concatenate(places))
+        any_of = {c: np.any(flags, axis=0) for c, flags in columns.items()}
+        known = {k: any_of[k.partition("=")[0]] for k in marked}
         about |= {k: "label" for k in marked}
     if not on:
         raise ParameterError("read_patterns needs a pattern, or data with labels of tokens.")
@@ -179,10 +187,12 @@ def read_patterns(
     found, reasons = [], {}
     for pattern, places in on.items():
         flags = np.concatenate(places)
+        among = known.get(pattern, slice(None))
+        flags, chooses, acted = flags[among], first[among], neurons[among]
         rows = [
             row
             for n in books.names
-            if (row := _scored(pattern, n, table[n], flags, first, neurons, units, books[n]))
+            if (row := _scored(pattern, n, table[n][among], flags, chooses, acted, units, books[n]))
         ]
         if not rows:
             reasons[pattern] = "no code fires on it in the documents that choose"

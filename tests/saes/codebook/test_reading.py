@@ -1,6 +1,7 @@
 """Reading and steering: patterns, records and searches on a model whose codes are known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,13 @@ def test_the_map_of_codes_and_concepts(books):
     assert len(frame) == 96 and (frame["fires"] == 6).all()
     assert (frame.loc[[2, 40], "even"] == 1).all() and (frame.loc[[3, 41], "even"] == 0).all()
     assert np.allclose(frame["even"] + frame["odd"], 1)
+    few = [one if int(t[1:]) < 20 else {} for t, one in zip(SINGLES, marks, strict=True)]
+    half = replace(data, marks={"parity": few})
+    best = read_patterns(books, half, {}, documents=None).best()
+    assert [(r.pattern, r.share, r.precision) for r in best] == [
+        ("parity=even", 0.5, 1.0),
+        ("parity=odd", 0.5, 1.0),
+    ]  # what has no label counts neither way
     with pytest.raises(DataError, match="marks no tokens for 'colour'; its columns are parity"):
         code_concepts(books, "mlp_out.0", data, "colour")
 
