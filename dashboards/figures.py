@@ -12,6 +12,7 @@ from dashboards.alignment import (
     map_scatter,
     weight_bars,
 )
+from dashboards.codebook import codebook_curves, pattern_dots, steering_bars, tokfsm_bars
 from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
@@ -36,6 +37,7 @@ from probes.maps import ClusterMap
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
+from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.evaluation import Evaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
@@ -99,5 +101,9 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     LayerPooling: weight_bars,
     DeltaAQI: delta_curve,
     ClusterMap: map_scatter,
+    CodebookTraining: codebook_curves,
+    CodePatterns: pattern_dots,
+    CodeSteering: steering_bars,
+    TokFSMScores: tokfsm_bars,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -8,6 +8,12 @@ from typing import Any
 import plotly.offline
 
 from dashboards import alignment, depth_page, html, tables
+from dashboards.codebook import (
+    codebook_reading,
+    pattern_reading,
+    steering_bars_reading,
+    tokfsm_reading,
+)
 from dashboards.compare import series
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.features import densities_reading, feature_list
@@ -32,6 +38,7 @@ from probes.maps import ClusterMap
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
+from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.evaluation import Evaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
@@ -61,6 +68,10 @@ KINDS = {
     "layer_pooling": "pooled layers",
     "delta_aqi": "delta-AQI",
     "cluster_map": "map",
+    "codebook_training": "training",
+    "code_patterns": "codes of patterns",
+    "codebook_steering": "codes put in",
+    "tokfsm": "finite-state language",
 }
 """Kinds of result in words, for headings."""
 UNITS = {
@@ -88,6 +99,10 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     LayerPooling: alignment.weight_reading,
     DeltaAQI: alignment.delta_reading,
     ClusterMap: alignment.map_reading,
+    CodebookTraining: codebook_reading,
+    CodePatterns: pattern_reading,
+    CodeSteering: steering_bars_reading,
+    TokFSMScores: tokfsm_reading,
 }
 """Result type -> what helps to read its figure."""
 

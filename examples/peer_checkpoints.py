@@ -319,7 +319,7 @@ def export(folder):
 
     x = numbers(1, ROWS, D) + 0.5
     for architecture, d_out, unit_norm in product(saes.ARCHITECTURES, (None, D, 7), (True, False)):
-        if architecture == "crosscoder" and d_out:
+        if architecture == "codebook" or (architecture == "crosscoder" and d_out):
             continue
         sae = example(architecture, d_out, unit_norm=unit_norm)
         width = f"_to_{d_out}" if d_out else ""

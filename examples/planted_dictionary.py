@@ -40,6 +40,8 @@ class Planted:
 def config_of(name, n_latents, active):
     config = saes.ARCHITECTURES[name][0]
     fields = {"n_latents": n_latents}
+    if name == "codebook":
+        fields = {"n_codes": n_latents, "layer_norm": False}
     if "k" in config.__dataclass_fields__:
         fields["k"] = active
     if name == "crosscoder":

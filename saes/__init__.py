@@ -9,6 +9,7 @@ class that it is. `evaluate`, `loss_recovered`, `sparse_probing`, `feature_absor
 from saes.ablation import Ablation, ablate_latents, ablation_effect
 from saes.absorption import Absorption, feature_absorption, first_letters
 from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
+from saes.codebook.layer import Codebook, CodebookConfig
 from saes.codes import Codes
 from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
@@ -39,6 +40,7 @@ ARCHITECTURES.update(
     matryoshka=(MatryoshkaConfig, MatryoshkaSAE),
     transcoder=(TranscoderConfig, Transcoder),
     crosscoder=(CrosscoderConfig, Crosscoder),
+    codebook=(CodebookConfig, Codebook),
 )
 
 __all__ = [
@@ -47,6 +49,8 @@ __all__ = [
     "Absorption",
     "BatchTopKConfig",
     "BatchTopKSAE",
+    "Codebook",
+    "CodebookConfig",
     "Codes",
     "Crosscoder",
     "CrosscoderConfig",

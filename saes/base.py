@@ -81,6 +81,7 @@ class SAE(nn.Module, Generic[C]):
     in_shape, out_shape : the last axes of what is read and predicted.
     transcodes : whether ``d_out`` was given.
     unit_norm : whether decoder rows are held at length 1 in training.
+    threaded : whether its loss runs on kernels that bring threads of their own on a CPU.
     metadata : JSON values to keep with the weights, such as model and hook point.
     training_log : the `saes.Training` of an SAE that `saes.train` made; None for others.
     backend : what runs the kernels, one of `saes.primitives.BACKENDS`; not saved.
@@ -103,6 +104,7 @@ class SAE(nn.Module, Generic[C]):
     config: C
     config_class: ClassVar[type[SAEConfig]]
     unit_norm: ClassVar[bool] = True
+    threaded: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -113,17 +115,7 @@ class SAE(nn.Module, Generic[C]):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        who = type(self).__name__
-        if type(config) is not self.config_class:
-            raise ParameterError(
-                f"{who} takes a {self.config_class.__name__}; got {type(config).__name__}."
-            )
-        for name, width in (("d_in", d_in), ("d_out", d_out)):
-            wrong = isinstance(width, bool) or not isinstance(width, int) or width < 1
-            if wrong and not (name == "d_out" and width is None):
-                raise ParameterError(
-                    f"{who}: {name} must be a whole number above 0; got {width!r}."
-                )
+        self._check_widths(config, d_in, d_out)
         self.config = config
         self.d_in, self.d_out = d_in, d_in if d_out is None else d_out
         self.transcodes = d_out is not None
@@ -136,6 +128,20 @@ class SAE(nn.Module, Generic[C]):
         self.encoder, self.decoder = nn.Parameter(encoder), nn.Parameter(decoder)
         self.b_enc = nn.Parameter(torch.zeros(n, dtype=torch.float32))
         self.b_dec = nn.Parameter(torch.zeros(self.out_shape, dtype=torch.float32))
+
+    def _check_widths(self, config: SAEConfig, d_in: int, d_out: int | None) -> None:
+        """Refuse a config of another class, and widths that are no whole numbers above 0."""
+        who = type(self).__name__
+        if type(config) is not self.config_class:
+            raise ParameterError(
+                f"{who} takes a {self.config_class.__name__}; got {type(config).__name__}."
+            )
+        for name, width in (("d_in", d_in), ("d_out", d_out)):
+            wrong = isinstance(width, bool) or not isinstance(width, int) or width < 1
+            if wrong and not (name == "d_out" and width is None):
+                raise ParameterError(
+                    f"{who}: {name} must be a whole number above 0; got {width!r}."
+                )
 
     @staticmethod
     def from_config(

@@ -63,7 +63,9 @@ class SAEConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        given = {f.name for f in fields(self) if f.init}
+        values = {k: v for k, v in asdict(self).items() if k in given}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -75,7 +77,7 @@ class SAEConfig:
             A key is unknown, ``n_latents`` or another field without a default is absent, or a
             value is outside what its field allows.
         """
-        known = [f.name for f in fields(cls)]
+        known = [f.name for f in fields(cls) if f.init]
         for name in values:
             if name not in known:
                 hint = closest(name, known) or f"the fields are {', '.join(known)}."
@@ -86,6 +88,6 @@ class SAEConfig:
         try:
             return cls(**read)
         except TypeError as error:
-            needed = [f.name for f in fields(cls) if f.default is MISSING]
+            needed = [f.name for f in fields(cls) if f.init and f.default is MISSING]
             absent = ", ".join(n for n in needed if n not in values)
             raise ParameterError(f"{cls.__name__} lacks a field ({absent}).") from error

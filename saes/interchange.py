@@ -86,6 +86,8 @@ def export_checkpoint(sae: SAE, path: str | Path, format: str) -> Path:
         hint = closest(str(format), FORMATS)
         known = ", ".join(repr(name) for name in FORMATS)
         raise ParameterError(f"format must be one of {known}; got {format!r}. {hint}".rstrip())
+    if sae.architecture == "codebook":
+        raise CheckpointError(f"{format} has no codebooks; save them with save_pretrained.")
     selection = getattr(sae.config, "selection", "exact")
     if selection != "exact":
         raise CheckpointError(f"no format keeps selection={selection!r}; train with exact.")

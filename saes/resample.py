@@ -20,7 +20,7 @@ def resample(
     latents: Tensor,
     x: Tensor,
     y: Tensor | None,
-    optimizer: Optimizer,
+    optimizer: Optimizer | torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> None:
     """Give dead latents new weights, in place.
@@ -62,7 +62,8 @@ def resample(
             if which in WHOLE:
                 continue
             for moment in optimizer.state[parameter].values():
-                moment[latents] = 0
+                if moment.shape == parameter.shape:
+                    moment[latents] = 0
 
 
 def _unit(rows: Tensor) -> Tensor:

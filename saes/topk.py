@@ -95,6 +95,8 @@ K = TypeVar("K", bound=_KConfig)
 class _KSAE(SAE[K]):
     """What TopK, BatchTopK and their kin share: AuxK."""
 
+    threaded: ClassVar[bool] = True
+
     def _auxk(self, rows: Tensor, target: Tensor, output: Tensor, dead: Tensor | None) -> Tensor:
         """How badly the dead latents explain what the live ones left, times its weight; 0-d.
 

@@ -95,7 +95,7 @@ class Trainee:
             backend=options.backend,
         )
         chosen = resolve(options.backend, self.sae.encoder, len(x) * n)
-        self._own_threads = chosen in ("numba", "int8") and hasattr(config, "k")
+        self._own_threads = chosen in ("numba", "int8") and self.sae.threaded
         self.silent = torch.zeros(n, dtype=torch.int64, device=device)
         self.dead = torch.empty(0, dtype=torch.int64, device=device)
         self.average = {}

@@ -17,12 +17,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "gated": {},
     "jumprelu": {"first_threshold": 0.2, "bandwidth": 0.5},
     "crosscoder": {"n_layers": 3},
+    "codebook": {"k": 3, "layer_norm": False},
 }
 """Fields of a small config of each architecture, beside n_latents."""
 
 
 def make_config(name: str, n_latents: int = 24, **fields: Any) -> Any:
-    return ARCHITECTURES[name][0](n_latents=n_latents, **{**SMALL[name], **fields})
+    width = {"n_codes" if name == "codebook" else "n_latents": n_latents}
+    return ARCHITECTURES[name][0](**width, **{**SMALL[name], **fields})
 
 
 def make_sae(name: str, *, fresh: bool = False, d_out: int | None = None, **fields: Any) -> SAE:

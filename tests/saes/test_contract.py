@@ -12,6 +12,8 @@ from interp.errors import CheckpointError, DataError, ParameterError, ShapeError
 from saes import ARCHITECTURES, SAE, Codes
 
 every = pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+weighed = pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"codebook"}))
+"""Those with an encoder, whose latents have a size; a codebook chooses from its one table."""
 
 
 def same(a, b):
@@ -28,7 +30,7 @@ def test_config_and_class_belong_together(name, small):
     assert json.loads(json.dumps(sae.config.to_dict())) == sae.config.to_dict()
 
 
-@every
+@weighed
 def test_parameters_are_latent_major_and_weights_are_views_of_them(name, small):
     sae = small(name)
     assert len(sae.encoder) == len(sae.decoder) == len(sae.b_enc) == sae.n_latents
@@ -39,7 +41,7 @@ def test_parameters_are_latent_major_and_weights_are_views_of_them(name, small):
     assert sae.W_dec.data_ptr() == sae.decoder.data_ptr()
 
 
-@every
+@weighed
 def test_first_weights(name, small):
     sae = small(name, fresh=True)
     assert_close(sae.decoder.norm(dim=1), torch.ones(sae.n_latents))
@@ -268,13 +270,14 @@ def test_k_is_scheduled_where_there_is_one(name, small, batch, loss_of):
 def test_configs_refuse_what_they_do_not_know(name, small_config):
     config_class = ARCHITECTURES[name][0]
     good = small_config(name).to_dict()
-    with pytest.raises(ParameterError, match="no field 'n_latent'; did you mean 'n_latents'"):
-        config_class.from_dict({**good, "n_latent": 3})
-    del good["n_latents"]
-    with pytest.raises(ParameterError, match=r"lacks a field \(n_latents"):
+    width = "n_codes" if name == "codebook" else "n_latents"
+    with pytest.raises(ParameterError, match=f"no field '{width[:-1]}'; did you mean '{width}'"):
+        config_class.from_dict({**good, width[:-1]: 3})
+    del good[width]
+    with pytest.raises(ParameterError, match=rf"lacks a field \({width}"):
         config_class.from_dict(good)
     for wrong in (0, -1, 2.0, True, "3", None):
-        with pytest.raises(ParameterError, match="n_latents must be a whole number of at least 1"):
+        with pytest.raises(ParameterError, match=f"{width} must be a whole number of at least 1"):
             small_config(name, n_latents=wrong)
 
 

@@ -341,14 +341,16 @@ def test_the_dtype_is_kept_or_widened(tmp_path):
 
 
 FIELDS = {"topk": {"k": K}, "batch_topk": {"k": K}, "matryoshka": {"k": K, "prefixes": (4, 9, N)},
-          "transcoder": {"k": K, "skip": True}, "crosscoder": {"n_layers": 2}}  # fmt: skip
+          "transcoder": {"k": K, "skip": True}, "crosscoder": {"n_layers": 2},
+          "codebook": {"k": K, "layer_norm": False}}  # fmt: skip
 
 
 def example(name, d_out=None):
     """An SAE of interp with no weight, bias or threshold at its first value."""
     generator = torch.Generator().manual_seed(5)
     config_class, sae_class = saes.ARCHITECTURES[name]
-    config = config_class(n_latents=N, **FIELDS.get(name, {}))
+    width = {"n_codes" if name == "codebook" else "n_latents": N}
+    config = config_class(**width, **FIELDS.get(name, {}))
     sae = sae_class(config, D, d_out, generator=generator)
     with torch.no_grad():
         for p in sae.parameters():
@@ -392,7 +394,11 @@ def test_what_a_format_cannot_hold_is_refused_and_nothing_written(tmp_path, form
         for d_out in (None, D, OUT):
             wide = D if name == "transcoder" and d_out is None else d_out
             listed = (name, wide) in HELD[format] or (name, d_out) in HELD[format]
-            if listed or (name, d_out) == ("transcoder", D) or (name == "crosscoder" and d_out):
+            if (
+                listed
+                or (name, d_out) == ("transcoder", D)
+                or (name in ("crosscoder", "codebook") and d_out)
+            ):
                 continue
             with pytest.raises(CheckpointError, match="has no|stores topk|have one width"):
                 saes.export_checkpoint(example(name, d_out), tmp_path / "to", format)

@@ -2,7 +2,7 @@
 
 import typer
 
-from interp.cli.sae import convert, features, steer, train
+from interp.cli.sae import codes, convert, features, force, steer, train
 from interp.cli.sae import eval as evaluation
 from interp.cli.shell import command
 
@@ -19,6 +19,8 @@ COMMANDS = {
     "features": features.run,
     "steer": steer.run,
     "convert": convert.run,
+    "codes": codes.run,
+    "force": force.run,
 }
 for _name, _run in COMMANDS.items():
     command(app, _name, _run)

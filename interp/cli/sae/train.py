@@ -3,6 +3,7 @@
 import itertools
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +42,10 @@ def run(
     architecture: Annotated[
         str,
         typer.Option(
-            help="topk, batch_topk, relu, gated, jumprelu, matryoshka, transcoder or crosscoder."
+            "--architecture",
+            "--arch",
+            help="topk, batch_topk, relu, gated, jumprelu, matryoshka, transcoder, crosscoder; or "
+            "codebook, which with MODEL trains the model too.",
         ),
     ] = "topk",
     n_latents: Annotated[
@@ -99,6 +103,16 @@ def run(
     backend: Annotated[
         str, typer.Option(help="What runs the kernels: auto, eager, compile, numba, int8, triton.")
     ] = "auto",
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Codebooks: begin with random model weights.")
+    ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Codebooks: kmeans, or normal, the default with --from-scratch."),
+    ] = None,
+    model_lr: Annotated[
+        float | None, typer.Option(help="Codebooks: lr of the model's weights; 0 holds them.")
+    ] = None,
     pool: o.RowsPool = "all",
     buffer_rows: Annotated[
         int, typer.Option(help="Rows that MODEL captures and shuffles together.")
@@ -137,6 +151,33 @@ def run(
     earlier = None
     if not dry_run:
         earlier = find_run(out, resume=resume, force=force)  # refuse before anything is read
+    if architecture == "codebook" and store is None:
+        import interp
+        from interp.cli.sae import codebook
+
+        codebook.refuse_unused(
+            {"target": target, "l1": l1, "l0": l0, "penalty_warmup": penalty_warmup, "ema": ema,
+             "dead_after": dead_after, "optimizer": None if optimizer == "adam" else optimizer,
+             "backend": None if backend == "auto" else backend}
+        )  # fmt: skip
+        codebook.train_in_model(
+            interp.load(str(model), device, dtype, revision, trust_remote_code=trust_remote_code),
+            str(data),
+            points,
+            {"n_latents": n_latents, "k": k, **_settings(settings, ("n_latents", "k"))},
+            {"steps": steps, "lr": 1e-3 if lr is None else lr, "model_lr": model_lr, "init": init,
+             "warmup": warmup, "decay": decay, "decay_steps": decay_steps, "k_start": k_start,
+             "k_steps": k_steps, "replace_every": resample_every, "clip": clip or None,
+             "autocast": autocast, "seed": seed, "log_every": log_every},
+            out=out, tokens=batch_size, from_scratch=from_scratch, text_column=text_column,
+            max_length=max_length, checkpoint_every=checkpoint_every, resume=resume, force=force,
+            dry_run=dry_run, as_json=as_json,
+        )  # fmt: skip
+        return
+    if from_scratch or init is not None or model_lr is not None:
+        raise ParameterError(
+            "--from-scratch, --init and --model-lr are for --architecture codebook with MODEL."
+        )
     if store is not None:
         rows, about = _from_store(store, points, target, architecture)
     else:
@@ -297,19 +338,28 @@ def _configs(
     if fields["k"] is None and "k" in known:
         fields = {**fields, "k": "32"}
     fixed: dict[str, Any] = {"n_layers": layers} if architecture == "crosscoder" else {}
+    fixed |= _settings(settings, fields)
+    if architecture == "codebook":
+        fields = {"n_codes" if n == "n_latents" else n: v for n, v in fields.items()}
+    lists = {n: [_value(v) for v in text.split(",")] for n, text in fields.items() if text}
+    combined = itertools.product(*lists.values())
+    return [kind.from_dict({**fixed, **dict(zip(lists, one, strict=True))}) for one in combined]
+
+
+def _settings(settings: list[str] | None, own: Iterable[str]) -> dict[str, Any]:
+    """What --set gives, but no field that has an option of its own."""
+    found: dict[str, Any] = {}
     for setting in settings or []:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ParameterError(f"--set takes NAME=VALUE; got {setting!r}.")
         name = name.replace("-", "_")
-        if name in fields:
+        if name in own:
             raise ParameterError(
                 f"{name} has an option of its own: --{name.replace('_', '-')}, not --set."
             )
-        fixed[name] = _value(value)
-    lists = {n: [_value(v) for v in text.split(",")] for n, text in fields.items() if text}
-    combined = itertools.product(*lists.values())
-    return [kind.from_dict({**fixed, **dict(zip(lists, one, strict=True))}) for one in combined]
+        found[name] = _value(value)
+    return found
 
 
 def _value(text: str) -> Any:
