@@ -295,8 +295,8 @@ def code_concepts(
     frame = pd.DataFrame(table, columns=[n.partition("=")[2] for n in names])
     frame.index.name = "code"
     frame["fires"] = fires
-    frame = frame[fires > 0]
-    return frame.sort_values("fires", ascending=False, kind="stable")
+    order = np.argsort(-fires, kind="stable")
+    return frame.iloc[order[fires[order] > 0]]
 
 
 def codes_on(books: Codebooks, text: str) -> "pd.DataFrame":
