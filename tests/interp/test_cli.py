@@ -27,14 +27,16 @@ COMMANDS = {
     "REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
-    "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING POOL BATCH TEXT SEED DTYPE MAX "
-    "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
+    "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING BOOKS POOL BATCH TEXT SEED DTYPE "
+    "MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "sae eval": "SAE MODEL DATA SAE_READ OUT SAE_LABELS POOL BATCH COLUMNS SEED DTYPE MAX DEVICE "
     "REVISION TRUST FORCE DRY JSON CONFIG",
     "sae features": "SAE MODEL DATA SITE SAE_STORE OUT SAE_RECORDS BATCH TEXT SEED DTYPE MAX "
     "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "sae steer": "SAE MODEL SITE LATENT DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae convert": "CHECKPOINT OUT TO FORCE DRY JSON CONFIG",
+    "sae codes": "FOLDER DATA SITE OUT CODES MAX TEXT SEED DEVICE RESUME FORCE DRY JSON CONFIG",
+    "sae force": "FOLDER OUT FORCING SEED DEVICE RESUME FORCE DRY JSON CONFIG",
 }
 FLAGS = {
     "MODEL": "model",
@@ -70,7 +72,11 @@ FLAGS = {
     "SAE_RECORDS": "--latents --probes --ablate --top --context",
     "LATENT": "--latent --prompt --alpha --tokens",
     "SAE_LABELS": "--other --ks --absorption --first-letters --loss",
-    "SAE_CONFIG": "--architecture --n-latents --k --l1 --l0 --set",
+    "FOLDER": "folder",
+    "CODES": "--pattern --search --documents",
+    "FORCING": "--code --pattern --every-slot --prompt --samples --temperature --tokens",
+    "BOOKS": "--from-scratch --init --model-lr",
+    "SAE_CONFIG": "--architecture --arch --n-latents --k --l1 --l0 --set",
     "SAE_TRAINING": "--steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "
     "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast "
     "--optimizer --backend --log-every --checkpoint-every",
