@@ -442,7 +442,12 @@ def _read(
     for label in data.labels if pool != "all" else ():
         values = data.rows[label].dropna().to_numpy(dtype=object)
         try:
-            read_safety(values, len(values), safe)
+            counts = read_safety(values, len(values), safe).counts
         except (DataError, ParameterError) as error:
             raise type(error)(f"{data.name}.{label}: {error}") from error
+        if 0 in counts:
+            raise DataError(
+                f"{data.name}.{label} has {counts[0]} safe and {counts[1]} unsafe rows; alignment "
+                "quality needs both."
+            )
     return data
