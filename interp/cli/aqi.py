@@ -102,6 +102,8 @@ def run(
     from interp.runs import Run, find_run, metrics
 
     maps = _check(mode, variant, tsne, pooling, margin, o.split_commas(map_))
+    if variant == "xb_chi" and axiom_column is None:
+        raise ParameterError("--variant xb_chi is normalised over axioms; name --axiom-column.")
     if not dry_run:
         find_run(out, resume=resume, force=force)  # refuse before the model is loaded
     source = _read(data, text_column, label_column, group_column, axiom_column, safe, pool)

@@ -114,6 +114,7 @@ def test_a_dry_run_writes_nothing(invoke, folder, data, tmp_path):
         (["--pooling", "mean"], 2, "--pooling must be one of"),
         (["--map", "pca"], 2, "--map must be one of"),
         (["--variant", "xb_chi"], 2, "need --mode released_code"),
+        (["--mode", "released_code", "--variant", "xb_chi"], 2, "name --axiom-column"),
         (["--mode", "released_code", "--variant", "x"], 2, "--variant must be one of"),
         (["--mode", "released_code", "--compare", "demo:pylm"], 2, "--compare needs"),
         (["--margin", "0"], 2, "--margin must be above 0"),
