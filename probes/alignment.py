@@ -1,5 +1,6 @@
 """The Alignment Quality Index: do a model's safe and unsafe representations stand apart?"""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from interp.errors import ParameterError, ShapeError
+from interp.errors import DataError, ParameterError, ShapeError
 from interp.results import Result
 from interp.runs import versions
 from probes.clusters import Clusters, Moments, blocks
@@ -22,7 +23,7 @@ from probes.released_aqi import (
     released_value,
     tsne_map,
 )
-from probes.safety import Safety, read_safety
+from probes.safety import Safety, read_safety, repeated
 from probes.separation import Weighting, separation
 
 __all__ = ["AQI", "aqi", "compare_aqi"]
@@ -133,7 +134,8 @@ def aqi(
     safe : the class that is safe; 1 or ``"safe"`` by default.
     axioms : [n] group of values that each prompt is about, which xb_chi normalises over.
     texts : the prompts, for the control of their words.
-    groups : [n] rows of a group are drawn together, and their pairs are no evidence.
+    groups : [n] rows of a group are drawn together, and their pairs are no evidence. Without them
+        rows of one text are a group.
     weight : lambda, .5 by default; or gamma, by default that of the variant.
     tsne : compute the indices of the released code on its t-SNE map, as its scripts do. By default
         they are of the activations: those of a map are others, and change with its seed.
@@ -166,7 +168,10 @@ def aqi(
             f"weight is 0 to 1, of the modes paper and released_code; got {weight!r} in {mode}."
         )
     read = read_safety(y, len(X), safe)
-    ids = _ids(groups, len(X))
+    if texts is not None and len(texts) != len(X):
+        raise ShapeError(f"texts must have one entry a row, {len(X)}; got {len(texts)}.")
+    ids = group_ids(repeated(texts) if groups is None else groups, len(X))
+    check_draws(draws, permutations)
     share = None if mode == "recommended" else given if given is not None else _default(variant)
     place = np.where(read.safe, 1, 0)
     clusters = Moments().update(X, place).result()
@@ -412,13 +417,33 @@ def _default(variant: str | None) -> float:
     return 0.5 if variant is None else GAMMA[variant]
 
 
-def _ids(groups: ArrayLike | None, n: int) -> NDArray | None:
+def group_ids(groups: ArrayLike | None, n: int) -> NDArray | None:
+    """The group of each row [n], 0 to g - 1, or None.
+
+    Raises
+    ------
+    ShapeError
+        There is not one group a row.
+    DataError
+        A group is missing (nan, None).
+    """
     if groups is None:
         return None
     held = np.asarray(groups)
     if held.shape != (n,):
         raise ShapeError(f"groups must have one entry a row, [{n}]; got {list(held.shape)}.")
-    return pd.factorize(held)[0].astype(np.int64)
+    ids = pd.factorize(held)[0].astype(np.int64)
+    if (ids < 0).any():
+        raise DataError(f"{int((ids < 0).sum()):,} rows have no group; leave them out.")
+    return ids
+
+
+def check_draws(draws: int, permutations: int) -> None:
+    """Refuse numbers of draws below 0."""
+    if draws < 0 or permutations < 0:
+        raise ParameterError(
+            f"draws and permutations must be at least 0; got {draws} and {permutations}."
+        )
 
 
 def _named(why: str, read: Safety) -> str:
@@ -450,9 +475,15 @@ def _notes(
 
 def _repeats(X: Any) -> list[str]:
     """A warning where rows are repeated: a pair of copies is no evidence."""
-    seen: set[bytes] = set()
+    seen: set[bytes] = set()  # digests, as the rows themselves would be a copy of X
     n = 0
     for _, block in blocks(X):
         n += len(block)
-        seen |= {row.tobytes() for row in (block + 0.0).cpu().numpy()}
-    return [f"{n - len(seen):,} of {n:,} rows repeat another."] if len(seen) < n else []
+        rows = (block + 0.0).cpu().numpy()
+        seen |= {hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows}
+    if len(seen) == n:
+        return []
+    return [
+        f"{n - len(seen):,} of {n:,} rows repeat another; where they are copies of one input, "
+        "give groups, as pairs of copies raise the score."
+    ]

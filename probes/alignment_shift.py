@@ -15,7 +15,7 @@ from interp.errors import DataError, ParameterError, ShapeError
 from interp.results import Result
 from interp.runs import versions
 from probes.account import provenance_of
-from probes.alignment import DRAWS
+from probes.alignment import DRAWS, group_ids
 from probes.alignment_tables import rows_of
 from probes.clusters import Moments, blocks
 from probes.concepts import concept_name
@@ -119,7 +119,9 @@ def delta_aqi(
     Raises
     ------
     ShapeError
-        The rows, or for ``joint`` the widths, differ.
+        The rows, or for ``joint`` the widths, differ, or groups do not fit them.
+    DataError
+        Labels are unknown or missing, or a group is.
     ParameterError
         A setting is outside what it allows.
 
@@ -128,8 +130,9 @@ def delta_aqi(
     Source: arXiv 2506.13901 has the alarm, and no formula for it; this one is ours.
     """
     read = read_safety(y, len(first), safe)
-    held = None if groups is None else pd.factorize(np.asarray(groups))[0].astype(np.int64)
+    held = group_ids(groups, len(first))
     _check(normalise, draws)
+    first, second = (X if hasattr(X, "shape") else np.asarray(X) for X in (first, second))
     weighting = Weighting.of(read.safe, held, draws=draws, permutations=0, seed=seed)
     one = _pair(first, second, weighting, normalise)
     return _result(
@@ -183,7 +186,7 @@ def delta_aqi_by_layer(
         if normalise == "none":
             notes.append("The widths differ, so each model's activations are taken as they are.")
     _check(normalise, draws)
-    ids = None if read.groups is None else pd.factorize(read.groups)[0].astype(np.int64)
+    ids = group_ids(read.groups, len(read.rows))
     weighting = Weighting.of(read.safety.safe, ids, draws=draws, permutations=0, seed=seed)
     found = []
     for i, name in enumerate(names):

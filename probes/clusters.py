@@ -332,7 +332,7 @@ def codes(y: ArrayLike, n: int) -> tuple[list[Any], NDArray]:
     ShapeError
         There is not one class a row.
     DataError
-        A class is missing (nan, None).
+        A class is missing (nan, None), or numbers and texts are mixed.
     """
     y = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if y.shape != (n,):
@@ -340,7 +340,10 @@ def codes(y: ArrayLike, n: int) -> tuple[list[Any], NDArray]:
     missing = [v for v in y.tolist() if v is None or v != v]
     if missing:
         raise DataError(f"{len(missing):,} rows have no class; leave them out of X and y.")
-    names, place = np.unique(y, return_inverse=True)
+    try:
+        names, place = np.unique(y, return_inverse=True)
+    except TypeError:
+        raise DataError("classes are all numbers or all texts; y mixes them.") from None
     return names.tolist(), place
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from interp.errors import ParameterError, ShapeError
+from interp.errors import DataError, ParameterError, ShapeError
 from interp.results import Result
 from interp.runs import versions
 from probes.alignment import AQI, DRAWS, PERMUTATIONS, aqi
@@ -184,7 +184,8 @@ def pool_layers(
     ShapeError
         The layers differ in shape.
     DataError
-        The rows or groups are too few to split, or labels are unknown.
+        The rows or groups are too few to split, are of one class or not finite, or labels are
+        unknown.
     """
     names = tuple(hookpoints or (str(i) for i in range(len(layers))))
     shapes = {tuple(layer.shape) for layer in layers}
@@ -194,6 +195,8 @@ def pool_layers(
             f"{len(names)} names."
         )
     read = read_safety(y, len(layers[0]), safe)
+    if 0 in read.counts:
+        raise DataError(f"layers are pooled for two classes; every row is {read.labels[0]}.")
     held = None if groups is None else np.asarray(groups)
     fold = grouped_folds(read.safe, held, folds=2, seed=seed)
     train, test = np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)
@@ -207,6 +210,9 @@ def pool_layers(
         if progress is not None:
             progress(i, len(layers), names[i])
         X = torch.cat([b for _, b in blocks(layer)])
+        broken = int((~torch.isfinite(X)).any(1).sum())
+        if broken:
+            raise DataError(f"{names[i]} has {broken:,} rows that are not finite; leave it out.")
         mean = X[train].mean(0)
         scales.append((mean, MARGIN / _distance(X[train] - mean)))
         there = aqi(X[train], labels[train], groups=_of(held, train), **quick).value

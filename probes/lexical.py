@@ -56,6 +56,8 @@ def word_control(
         return Words(reasons={"words": "there are no texts."})
     if len(texts) != len(safe):
         raise ShapeError(f"texts must have one entry a row, {len(safe)}; got {len(texts)}.")
+    if safe.all() or not safe.any():
+        return Words(reasons={"words": "there is one class only, which no word can tell."})
     try:
         fold = grouped_folds(safe, groups, folds=FOLDS, seed=seed)
         predicted = bag_of_words(texts, safe, fold)

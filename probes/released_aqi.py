@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from interp.errors import ParameterError
+from interp.errors import DataError, ParameterError
 from probes.clusters import Clusters, Moments, Spreads
 from probes.distances import Distances, distances
 
@@ -165,7 +165,15 @@ def tsne_map(X: Any, variant: str, *, overall: bool = True, seed: int = 42) -> N
 
 
 def axiom_rows(axioms: Sequence[Any] | NDArray) -> dict[str, NDArray]:
-    """Places of the rows of each axiom, by name, and of all as ``overall``."""
+    """Places of the rows of each axiom, by name, and of all as ``overall``.
+
+    Raises
+    ------
+    DataError
+        An axiom has that name itself.
+    """
     names = np.array([str(a) for a in axioms], dtype=object)
+    if (names == "overall").any():
+        raise DataError("an axiom is named 'overall', which is the name of all rows; rename it.")
     rows = {str(name): np.flatnonzero(names == name) for name in sorted(set(names))}
     return {**rows, "overall": np.arange(len(names))}

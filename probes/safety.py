@@ -1,5 +1,6 @@
 """Which rows are safe and which are not: two classes, told by name, and nothing guessed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from probes.concepts import column, text_column_of
 if TYPE_CHECKING:
     from interp.store import ActivationStore
 
-__all__ = ["Labelled", "Safety", "labelled_rows", "read_safety"]
+__all__ = ["Labelled", "Safety", "labelled_rows", "read_safety", "repeated"]
 
 KNOWN = (("1", "0"), ("safe", "unsafe"))
 """Pairs of names that need no word on which is safe."""
@@ -98,6 +99,13 @@ def _name(value: Any) -> str:
     return str(value)
 
 
+def repeated(texts: Sequence[str] | None) -> NDArray | None:
+    """The texts as groups where some are copies, which are no evidence; else None."""
+    if texts is None or len(set(texts)) == len(texts):
+        return None
+    return np.array([str(t) for t in texts], dtype=object)
+
+
 @dataclass(frozen=True)
 class Labelled:
     """The rows of a table that have a label, and what belongs to them.
@@ -131,7 +139,9 @@ def labelled_rows(
 ) -> Labelled:
     """The rows of a store that have a label, a group and an axiom, as far as columns are named.
 
-    Where rows are single positions, those of a document are a group.
+    Where rows are single positions, those of a document are a group. Where no column of groups is
+    named, rows of one text are a group: a copy is no evidence, and must not be on both sides of a
+    split.
 
     Raises
     ------
@@ -162,13 +172,18 @@ def labelled_rows(
         raise DataError(f"no row has a value in the label column {label!r}.")
     labels = np.array([_name(v) for v in values.iloc[rows].tolist()], dtype=object)
     data = store.manifest.get("data") or {}
-    texts = text_column_of(table, None, data.get("text_column")) if pooled else None
+    text_column = text_column_of(table, None, data.get("text_column")) if pooled else None
+    texts = [str(t) for t in table[text_column].iloc[rows]] if text_column else None
+    ids = held["groups"][rows].astype(str) if "groups" in held else None
+    if ids is None and (ids := repeated(texts)) is not None:
+        copies = len(ids) - len(set(ids))
+        notes.append(f"{copies:,} of {len(ids):,} rows repeat a text; rows of one are a group.")
     return Labelled(
         rows=rows,
         labels=labels,
         safety=read_safety(labels, len(rows), safe),
-        groups=held["groups"][rows].astype(str) if "groups" in held else None,
+        groups=ids,
         axioms=held["axioms"][rows].astype(str) if "axioms" in held else None,
-        texts=[str(t) for t in table[texts].iloc[rows]] if texts else None,
+        texts=texts,
         notes=tuple(notes),
     )

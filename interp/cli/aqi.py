@@ -102,6 +102,8 @@ def run(
     from interp.runs import Run, find_run, metrics
 
     maps = _check(mode, variant, tsne, pooling, margin, o.split_commas(map_))
+    if variant == "xb_chi" and axiom_column is None:
+        raise ParameterError("--variant xb_chi is normalised over axioms; name --axiom-column.")
     if not dry_run:
         find_run(out, resume=resume, force=force)  # refuse before the model is loaded
     source = _read(data, text_column, label_column, group_column, axiom_column, safe, pool)
@@ -442,7 +444,12 @@ def _read(
     for label in data.labels if pool != "all" else ():
         values = data.rows[label].dropna().to_numpy(dtype=object)
         try:
-            read_safety(values, len(values), safe)
+            counts = read_safety(values, len(values), safe).counts
         except (DataError, ParameterError) as error:
             raise type(error)(f"{data.name}.{label}: {error}") from error
+        if 0 in counts:
+            raise DataError(
+                f"{data.name}.{label} has {counts[0]} safe and {counts[1]} unsafe rows; alignment "
+                "quality needs both."
+            )
     return data

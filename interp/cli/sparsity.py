@@ -121,6 +121,9 @@ def run(
         work = Experts(loaded, source, batch_size, max_length)
     else:
         work = Capture(loaded, source, wanted, cast(Any, pool), batch_size, None, max_length)
+    for part in (thin, way):  # a wrong name is told before anything is counted
+        if part is not None:
+            loaded.resolve(part["hookpoints"])
     if dry_run:
         _plan(work, as_json)
         return
@@ -136,12 +139,12 @@ def run(
         "curve": thin,
         "flow": way,
     }
-    more = {"batch_size": batch_size, "max_length": max_length, "seed": seed}
+    how = {"batch_size": batch_size, "max_length": max_length, "seed": seed}
     steps: list[Step] = [(probes.Sparsity, lambda: count(work, rule, initial, seed))]
     if thin is not None:
-        steps.append((probes.DensityCurve, lambda: _curve(loaded, source, **thin, **more)))
+        steps.append((probes.DensityCurve, lambda: _curve(loaded, source, **thin, **how)))
     if way is not None:
-        steps.append((probes.Flow, lambda: _flow(loaded, source, **way, **more)))
+        steps.append((probes.Flow, lambda: _flow(loaded, source, **way, **how)))
     started = take(steps, lambda: Run(out, "sparsity", options, resume=resume, force=force),
                    source.name, resume=resume and out.exists())  # fmt: skip
     path = finish(started, f"How sparse {short_names([loaded.spec])[0]} is")

@@ -114,6 +114,7 @@ def test_a_dry_run_writes_nothing(invoke, folder, data, tmp_path):
         (["--pooling", "mean"], 2, "--pooling must be one of"),
         (["--map", "pca"], 2, "--map must be one of"),
         (["--variant", "xb_chi"], 2, "need --mode released_code"),
+        (["--mode", "released_code", "--variant", "xb_chi"], 2, "name --axiom-column"),
         (["--mode", "released_code", "--variant", "x"], 2, "--variant must be one of"),
         (["--mode", "released_code", "--compare", "demo:pylm"], 2, "--compare needs"),
         (["--margin", "0"], 2, "--margin must be above 0"),
@@ -124,3 +125,14 @@ def test_what_it_refuses(invoke, folder, data, tmp_path, options, code, says):
     done = invoke("aqi", folder("gpt2"), data, "--out", tmp_path / "run", *options)
     assert done.exit_code == code and says in done.stderr, done.output
     assert not (tmp_path / "run").exists()
+
+
+def test_one_class_is_refused_before_the_model_is_loaded(invoke, data, tmp_path):
+    rows = pd.read_csv(data)
+    rows[rows.label == 1].to_csv(tmp_path / "one.csv", index=False)
+    rows.assign(label=None).to_csv(tmp_path / "none.csv", index=False)
+    for name, says in (("one", "20 safe and 0 unsafe"), ("none", "0 safe and 0 unsafe")):
+        done = invoke("aqi", "no/such-model", tmp_path / f"{name}.csv", "--out", tmp_path / "run",
+                      "--label-column", "label")  # fmt: skip
+        assert done.exit_code == 1 and says in done.stderr, done.output
+        assert not (tmp_path / "run").exists()

@@ -79,6 +79,8 @@ def test_a_config_file_gives_the_options(invoke, folder, data, tmp_path):
         (("--curve", "0.5", "--noise", "-1"), 2, "noise must"),
         (("--flow", "magic"), 2, "--flow is one of"),
         (("--hookpoints", "mlp_act.9"), 1, "layers 0..2"),
+        (("--criterion", "mass", "--flow", "topk", "--flow-hookpoints", "x"), 1, "matches 'x'"),
+        (("--criterion", "mass", "--curve", "0.5", "--at", "x"), 1, "matches 'x'"),
         (("--experts",), 1, "no mixture of experts"),
     ],
 )

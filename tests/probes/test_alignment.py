@@ -97,10 +97,26 @@ def test_copies_in_a_group_are_no_evidence():
     assert grouped.value == pytest.approx(value, rel=1e-9)
     loose = probes.aqi(twice, labels, **QUICK)
     assert loose.value > value + 0.01
-    assert "40 of 80 rows repeat another." in loose.notes
+    assert any(note.startswith("40 of 80 rows repeat another") for note in loose.notes)
+    texts = [f"text {i}" for i in ids]  # known to be copies by their texts
+    assert probes.aqi(twice, labels, texts=texts, **QUICK).value == grouped.value
     shuffled = np.random.default_rng(0).permutation(80)  # the rows of a group need not be adjacent
     again = probes.aqi(twice[shuffled], labels[shuffled], groups=ids[shuffled], **QUICK)
     assert again.value == pytest.approx(value, rel=1e-9)
+
+
+def test_copies_of_texts_with_labels_without_meaning_are_no_finding():
+    found = {True: 0, False: 0}
+    for seed in range(12):
+        X, y = gaussians(40, d=64, shift=0, seed=seed)
+        copies, labels = np.repeat(X, 5, 0), np.repeat(y, 5)
+        texts = [f"text {i}" for i in np.repeat(np.arange(40), 5)]
+        for known in found:
+            given = {"texts": texts} if known else {}
+            one = probes.aqi(copies, labels, draws=200, permutations=199, **given)
+            found[known] += one.null["p"] <= 0.05
+    assert found[False] == 12  # each copy taken for a prompt of its own
+    assert found[True] <= 3
 
 
 def test_the_interval_covers():
@@ -317,3 +333,22 @@ def test_two_kinds_of_prompts_stand_apart_in_minilm_and_shuffled_labels_do_not(r
     assert found.words["accuracy"] > 0.95  # and so it says nothing of safety
     shuffled = probes.aqi(store["resid_post.3"], np.random.default_rng(0).permutation(y))
     assert abs(shuffled.value) < 0.02 and shuffled.null["p"] > 0.01
+
+
+def test_one_class_with_texts_is_undefined_too():
+    X = np.random.default_rng(0).normal(size=(12, 3))
+    found = probes.aqi(X, np.ones(12, int), texts=[f"w{i}" for i in range(12)])
+    assert np.isnan(found.value) and "one class" in found.reasons["value"]
+    assert found.words is None and "one class" in found.reasons["words"]
+
+
+def test_groups_that_are_missing_and_draws_below_zero_are_refused():
+    X, y = gaussians(12)
+    groups = [None, *range(11)]
+    for measure in (probes.aqi, lambda X, y, **k: probes.delta_aqi(X, X, y, **k)):
+        with pytest.raises(DataError, match="1 rows have no group"):
+            measure(X, y, groups=groups)
+        with pytest.raises(ShapeError, match="groups must have one entry a row"):
+            measure(X, y, groups=[1, 2])
+        with pytest.raises(ParameterError, match="draws"):
+            measure(X, y, draws=-1)

@@ -47,6 +47,26 @@ def test_by_layer_has_the_numbers_of_aqi(store, tmp_path):
     assert len(found.metrics()["value"]) == 3
 
 
+def test_rows_of_one_text_are_a_group_where_none_is_named(store):
+    rows = store.rows.assign(text=[f"t{i // 4 * 2 + i % 2}" for i in range(80)])
+    tensors = {h: store[h][:] for h in store.hookpoints}
+    copies = ActivationStore.from_tensors(
+        tensors, {k: list(v) for k, v in rows.items()}, data={"name": "d", "text_column": "text"}
+    )
+    found = probes.aqi_by_layer(copies, **FAST)
+    named = probes.aqi_by_layer(copies, groups="text", **FAST)
+    np.testing.assert_array_equal(found.value, named.value)
+    np.testing.assert_array_equal(found.low, named.low)
+    assert any("repeat a text" in note for note in found.notes)
+    assert (found.value != probes.aqi_by_layer(store, **FAST).value).all()
+
+
+def test_an_axiom_named_overall_is_refused(store):
+    X, y = store["resid_post.1"][:], np.arange(80) % 2
+    with pytest.raises(DataError, match="named 'overall'"):
+        probes.aqi_by_axiom(X, y, ["a"] * 40 + ["overall"] * 40)
+
+
 def test_by_layer_options(store):
     grouped = probes.aqi_by_layer(store, groups="pair", hookpoints=["resid_post.1"], **FAST)
     assert grouped.hookpoints == ("resid_post.1",) and "whole groups" in " ".join(grouped.notes)

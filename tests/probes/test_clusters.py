@@ -232,5 +232,7 @@ def test_wrong_shapes_and_missing_labels_are_refused():
         clusters.xie_beni(np.ones(4), [0, 1, 0, 1])
     with pytest.raises(DataError, match="2 rows have no class"):
         clusters.dunn(X, [0, np.nan, 1, np.nan])
+    with pytest.raises(DataError, match="y mixes them"):
+        clusters.dunn(X, np.array([0, "a", 1, "b"], dtype=object))
     with pytest.raises(ShapeError, match="one width"):
         Moments().update(X, [0, 1, 0, 1]).update(np.ones((2, 3)), [0, 1])

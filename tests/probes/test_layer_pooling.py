@@ -93,6 +93,15 @@ def test_groups_are_not_split_and_settings_are_checked():
         probes.pool_layers([m[:4] for m in made], [1, 0, 0, 0])
 
 
+def test_what_cannot_be_pooled_is_refused():
+    made, y = layers([1.0, 0])
+    with pytest.raises(DataError, match="two classes; every row is safe"):
+        probes.pool_layers(made, np.ones(120, int), **FAST)
+    made[1][3] = np.nan
+    with pytest.raises(DataError, match="a.1 has 1 rows that are not finite"):
+        probes.pool_layers(made, y, ["a.0", "a.1"], **FAST)
+
+
 def test_a_result_is_saved(tmp_path):
     made, y = layers([1.0, 0])
     found = probes.pool_layers(made, y, ["a.0", "a.1"], **FAST)
