@@ -148,7 +148,8 @@ def aqi_by_layer(
     hookpoints : all of the store by default.
     progress : called with (hook points done, of how many, the next one's name).
     options : ``mode``, ``variant``, ``safe``, ``weight``, ``tsne``, ``draws``, ``permutations`` and
-        ``seed`` of `probes.aqi`.
+        ``seed`` of `probes.aqi`. There are 40 permutations a hook point or more, unless there are
+        none: with fewer, Holm's rule could call nothing significant.
 
     Raises
     ------
@@ -158,6 +159,8 @@ def aqi_by_layer(
     names = choose_hookpoints(store.hookpoints, hookpoints, "recommended")
     read = labelled_rows(store, label, safe=options.pop("safe", None), groups=groups, axioms=axioms)
     found: list[AQI] = []
+    if options.setdefault("permutations", PERMUTATIONS) > 0:
+        options["permutations"] = max(options["permutations"], 40 * len(names) - 1)
     for i, name in enumerate(names):
         if progress is not None:
             progress(i, len(names), name)

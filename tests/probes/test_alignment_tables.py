@@ -10,7 +10,7 @@ from interp.store import ActivationStore
 from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.maps import ClusterMap
 
-FAST = {"draws": 100, "permutations": 99}
+FAST = {"draws": 100, "permutations": 199}
 
 
 @pytest.fixture
@@ -59,6 +59,20 @@ def test_rows_of_one_text_are_a_group_where_none_is_named(store):
     np.testing.assert_array_equal(found.low, named.low)
     assert any("repeat a text" in note for note in found.notes)
     assert (found.value != probes.aqi_by_layer(store, **FAST).value).all()
+
+
+def test_many_layers_can_beat_shuffled_labels():
+    """With 99 permutations at each of 30 hook points the least adjusted p would be .3."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    tensors = {
+        f"resid_post.{i}": torch.from_numpy(rng.normal(size=(60, 4)) + 3 * (i > 0) * y[:, None])
+        for i in range(30)
+    }
+    deep = ActivationStore.from_tensors(tensors, {"label": list(y)})
+    found = probes.aqi_by_layer(deep, draws=0, permutations=99)
+    assert (found.p_adjusted[1:] <= 0.05).all() and found.p_adjusted[0] > 0.05
+    assert np.isnan(probes.aqi_by_layer(deep, draws=0, permutations=0).p_value).all()
 
 
 def test_an_axiom_named_overall_is_refused(store):

@@ -84,7 +84,8 @@ def test_the_map_of_codes_and_concepts(books):
 
     marks = [{len(t): "even" if int(t[1:]) % 2 == 0 else "odd"} for t in SINGLES]
     data = Dataset(
-        name="words", kind="text", inputs=SINGLES, rows=pd.DataFrame({"text": SINGLES, "parity": None}),
+        name="words", kind="text", inputs=SINGLES,
+        rows=pd.DataFrame({"text": SINGLES, "parity": None}),
         labels=("parity",), marks={"parity": marks},
     )  # fmt: skip
     frame = code_concepts(books, "mlp_out.0", data, "parity", documents=None)
