@@ -710,8 +710,8 @@ def _adam(
             own = (g[i] - part * row[i]) * scale
             a = keep1 * m[i] + add1 * own
             b = keep2 * v[i] + add2 * own * own
-            m[i] = a if abs(a) > tiny else np.float32(0)
-            v[i] = b if b > tiny else np.float32(0)
+            m[i] = np.float32(0) if abs(a) <= tiny else a  # nan stays, and shows
+            v[i] = np.float32(0) if b <= tiny else b
             row[i] -= rate * m[i] / (np.sqrt(v[i]) * grown + eps)
         if unit:
             _to_unit(row)
@@ -729,6 +729,6 @@ def _lion(start, stop, p, gradient, mean, unit, scale, keep1, add1, keep2, add2,
             own = (g[i] - part * row[i]) * scale
             row[i] -= rate * np.sign(keep1 * m[i] + add1 * own)
             a = keep2 * m[i] + add2 * own
-            m[i] = a if abs(a) > tiny else np.float32(0)
+            m[i] = np.float32(0) if abs(a) <= tiny else a
         if unit:
             _to_unit(row)
