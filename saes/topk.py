@@ -259,7 +259,7 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
         if not torch.is_grad_enabled():
             return self._above(rows, least.expand(self.n_latents))
         pre = self._pre_codes(rows)
-        return pre.where(pre > least, 0)
+        return torch.where(pre <= least, 0, pre)  # nan shows
 
     def _terms(
         self,
