@@ -21,6 +21,7 @@ the float arithmetic on either side: (d + 16) 2^-23 |x| |w| + 2^-20 |b|.
 
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from saes.threads import for_ranges
+from saes.threads import for_ranges, one_torch_thread
 
 __all__ = [
     "encode_above",
@@ -47,9 +48,21 @@ TILE = 2**22
 """Products of a range of rows with all latents, about: small enough to stay in a cache."""
 FEW_ROWS = 256
 """Rows below which rounding all latents to int8 costs more than it saves."""
-_kernel: Any = njit(
-    nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy"
-)
+WIDEST = 2**31 // 127**2
+"""Width up to which no sum of products of int8 leaves int32."""
+HUGE = 1e37
+"""Bound of pre-activations above which float32 might overflow on the way."""
+
+
+def _kernel(function: Callable[..., Any]) -> Any:
+    """Compiled when it is first called, and kept on disk where there is a place to write to."""
+    options = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
+    try:
+        return njit(nogil=True, cache=True, **options)(function)
+    except RuntimeError:  # neither this folder nor the user's can be written
+        return njit(nogil=True, **options)(function)
+
+
 _BUFFERS = threading.local()
 
 
@@ -59,7 +72,7 @@ def encode_topk(
     """The k largest positive ``x @ encoder.T + b_enc`` of each row, [n, k], largest first.
 
     Of equal ones the lowest index comes first; a row with fewer than k ends in 0. None where the
-    input is not finite: these kernels give nan no order.
+    input is not finite, or so large that a product might not be: these kernels give nan no order.
 
     Parameters
     ----------
@@ -142,7 +155,7 @@ def _encode(
     by_product: Callable[[np.ndarray, int], None],
     by_screen: "Callable[[np.ndarray, int, int, int, tuple], int] | None",
 ) -> bool:
-    """Hand each range of rows its products; False where something is not finite.
+    """Hand each range of rows its products; False where one might not be finite.
 
     ``by_product(pre, start)`` gets float pre-activations. ``by_screen(products, first, last, start,
     known)`` gets integer ones of a range that begins at row ``start``, is to look through the rows
@@ -156,14 +169,16 @@ def _encode(
         torch.addmm(b_enc, x[start:stop], encoder.T, out=pre)
         by_product(pre.numpy(), start)
 
-    if by_screen is None or n < FEW_ROWS:
-        if not all(bool(t.sum().isfinite()) for t in (x, encoder, b_enc)):
+    exact = x.shape[1] <= WIDEST and _products_are_exact()
+    if by_screen is None or n < FEW_ROWS or not exact:
+        longest = (float(torch.linalg.vector_norm(t)) for t in (x, encoder, b_enc))
+        if not _bounded(*longest):
             return False
         for_ranges(edges, with_product)
         return True
     rows, latents = _Rounded(x), _Rounded(encoder)
     bias = b_enc.numpy()
-    if not np.isfinite(rows.length.sum() + latents.length.sum() + bias.sum()):
+    if not _bounded(*(float(a.max()) for a in (rows.length, latents.length, np.abs(bias)))):
         return False
     known = (
         rows.scale,
@@ -187,6 +202,24 @@ def _encode(
 
     for_ranges(edges, with_screen)
     return True
+
+
+def _bounded(row: float, latent: float, bias: float) -> bool:
+    """Whether pre-activations of such lengths cannot overflow; False for nan."""
+    return row * latent + bias < HUGE and max(row, latent) < HUGE
+
+
+@cache
+def _products_are_exact() -> bool:
+    """Whether torch's integer product is exact here.
+
+    On a processor without int8 dot products its library adds pairs in int16, which saturates.
+    """
+    rows = torch.full((32, 64), 127, dtype=torch.int8)
+    latents = rows * torch.tensor([1, -1], dtype=torch.int8).repeat(16)[:, None]
+    with one_torch_thread():
+        products = torch.ops.aten._int_mm(rows, latents.T)
+    return bool((products.abs() == 64 * 127**2).all())
 
 
 def order_by_latent(indices: Tensor, n_latents: int) -> tuple[Tensor, Tensor]:
@@ -710,8 +743,8 @@ def _adam(
             own = (g[i] - part * row[i]) * scale
             a = keep1 * m[i] + add1 * own
             b = keep2 * v[i] + add2 * own * own
-            m[i] = a if abs(a) > tiny else np.float32(0)
-            v[i] = b if b > tiny else np.float32(0)
+            m[i] = np.float32(0) if abs(a) <= tiny else a  # nan stays, and shows
+            v[i] = np.float32(0) if b <= tiny else b
             row[i] -= rate * m[i] / (np.sqrt(v[i]) * grown + eps)
         if unit:
             _to_unit(row)
@@ -729,6 +762,6 @@ def _lion(start, stop, p, gradient, mean, unit, scale, keep1, add1, keep2, add2,
             own = (g[i] - part * row[i]) * scale
             row[i] -= rate * np.sign(keep1 * m[i] + add1 * own)
             a = keep2 * m[i] + add2 * own
-            m[i] = a if abs(a) > tiny else np.float32(0)
+            m[i] = np.float32(0) if abs(a) <= tiny else a
         if unit:
             _to_unit(row)

@@ -468,6 +468,8 @@ class SAE(nn.Module, Generic[C]):
 
 def squared_error(output: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Tensor:
     """Squared error summed over features, its mean over rows; 0-d."""
+    if output.dtype == torch.float16:  # whose sum over a batch overflows
+        return squared_error(output.float(), target.float()).to(output.dtype)
     return mse_loss(output, target.expand_as(output), reduction="sum") / len(output)
 
 

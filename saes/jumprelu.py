@@ -132,7 +132,7 @@ class _Jump(torch.autograd.Function):
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
-        return pre.where(pre > threshold, 0)
+        return torch.where(pre <= threshold, 0, pre)  # nan shows
 
     @staticmethod
     @once_differentiable  # which takes the name of ctx away

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from interp.errors import ParameterError
+from interp.errors import ParameterError, ShapeError
 from saes import primitives
 from saes.codes import Codes
 from saes.primitives import resolve
@@ -105,8 +105,11 @@ def encode_topk(
     ------
     ParameterError
         The backend is unknown or not for this device and dtype; the rule is unknown, or
-        ``"group_max"`` does not divide.
+        ``"group_max"`` does not divide; k is outside 1 to f.
+    ShapeError
+        There is not a bias a latent.
     """
+    _check("encode_topk", encoder, b_enc, k)
     if rule not in RULES or (rule == "group_max" and len(encoder) % k):
         raise ParameterError(
             f"encode_topk: rule must be one of {', '.join(RULES)}, and group_max needs latents in "
@@ -125,6 +128,7 @@ def encode_batch_topk(
     backend: str = "auto",
 ) -> Codes:
     """`encode_topk` by `batch_topk_codes`: n * k slots in all, compressed rows."""
+    _check("encode_batch_topk", encoder, b_enc, k)
     return _encode("batch_topk", x, encoder, b_enc, k, b_pre, backend)
 
 
@@ -145,8 +149,10 @@ def encode_above(
     Returns
     -------
     Codes
-        By rising row, then latent. A nan is not above anything.
+        By rising row, then latent. A nan counts as above, so that it shows.
     """
+    _check("encode_above", encoder, b_enc, 1)
+    _check("encode_above", encoder, threshold, 1)
     with torch.no_grad():
         centred = x if b_pre is None else x - b_pre
         chosen = resolve(backend, x, len(x) * len(encoder))
@@ -174,13 +180,46 @@ def decode(
     -------
     Tensor
         [n, d]; ``b_dec`` in a row without slots.
+
+    Raises
+    ------
+    ShapeError
+        A slot names a latent that W_dec has not, or offsets do not rise from 0 to m; looked for on
+        the CPU.
     """
     chosen = resolve(backend, W_dec, codes.indices.numel() * W_dec.shape[1])
+    if W_dec.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_slots(codes, len(W_dec))
     order, begins = codes.sorted_slots
+    if begins is not None and len(begins) != len(W_dec) + 1:  # sorted for more latents, or fewer
+        order = begins = None
     out = _Decode.apply(
         codes.values, W_dec, codes.indices, codes.edges, codes.rows, order, begins, chosen
     )
     return out if b_dec is None else out + b_dec
+
+
+def _check(who: str, encoder: Tensor, of_latents: Tensor, k: int) -> None:
+    """Kernels look at no bounds, so that all that reaches them must be within."""
+    f = len(encoder)
+    if of_latents.shape != (f,):
+        raise ShapeError(
+            f"{who}: a bias or threshold a latent must be [{f}]; got {list(of_latents.shape)}."
+        )
+    if not 1 <= k <= f:
+        raise ParameterError(f"{who}: k must be from 1 to {f}, the latents; got {k}.")
+
+
+def _check_slots(codes: Codes, n_latents: int) -> None:
+    m = codes.indices.numel()
+    if m:
+        least, most = map(int, codes.indices.aminmax())
+        if least < 0 or most >= n_latents:
+            wrong = least if least < 0 else most
+            raise ShapeError(f"decode: codes name latent {wrong}; the decoder has {n_latents}.")
+    edges = codes.edges
+    if int(edges[0]) != 0 or int(edges[-1]) != m or bool((edges.diff() < 0).any()):
+        raise ShapeError(f"decode: offsets of codes must rise from 0 to {m}, the slots.")
 
 
 def _encode(

@@ -153,7 +153,7 @@ def encode_topk(
         magnitudes, indices = topk(pre.abs(), k)
         values = pre.gather(1, indices).where(magnitudes > 0, 0)
     else:
-        best = pre.view(len(pre), -1, k).max(dim=1)
+        best = pre.view(len(pre), len(encoder) // k, k).max(dim=1)
         indices = best.indices * k + torch.arange(k, device=pre.device)
         values = best.values.relu()
     return values.to(x.dtype), indices  # autocast computes in another
@@ -209,6 +209,9 @@ def _(
 def batch_topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """`encode_batch_topk` of pre-activations [n, f] that are there already, by ATen."""
     n, f = pre.shape
+    if not n:
+        empty = torch.zeros(1, dtype=torch.int64, device=pre.device)
+        return pre.flatten(), empty[:0].clone(), empty
     width = f if pre.is_cuda else min(f, 4 * k)  # a CPU is slow to rank a whole batch at once
     while True:
         values, indices = pre.topk(width, dim=1)
@@ -240,7 +243,10 @@ def encode_statistical(
     n, f = len(x), len(encoder)
     quantile = NormalDist().inv_cdf(1 - k / f) if k < f else -math.inf
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rows in x.detach().split(max(1, SMALL // f)) if n else [x.detach()]:
+    if not n:  # a deviation of nothing warns
+        none = torch.zeros(1, dtype=torch.int64, device=x.device)
+        return x.new_empty(0), none[:0].clone(), none
+    for rows in x.detach().split(max(1, SMALL // f)):
         pre = linear(rows, encoder.detach(), b_enc.detach())
         spread = pre.std(dim=1, correction=0, keepdim=True)
         least = pre.mean(dim=1, keepdim=True) + quantile * spread if k < f else spread * 0
@@ -272,7 +278,7 @@ def encode_above(
 
         return _triton.encode_above(x, encoder, b_enc, threshold)
     pre = linear(x, encoder, b_enc)
-    rows, indices = (pre > threshold).nonzero(as_tuple=True)
+    rows, indices = (~(pre <= threshold)).nonzero(as_tuple=True)  # nan too
     edges = torch.arange(len(x) + 1, device=x.device)
     return pre[rows, indices].to(x.dtype), indices, torch.searchsorted(rows, edges)
 

@@ -248,8 +248,8 @@ def _matrix(given: Any) -> Any:
 
 
 def _take(matrix: Any, index: np.ndarray, site: str) -> Tensor:
-    """Some rows of a matrix by rising index, checked to be finite; a matrix in memory itself."""
-    if len(index) == len(matrix) and isinstance(matrix, Tensor):  # all of them, in order
+    """Some rows of a matrix, checked to be finite; all in their order are the tensor itself."""
+    if isinstance(matrix, Tensor) and np.array_equal(index, np.arange(len(matrix))):
         x = matrix.cpu()
     elif isinstance(matrix, np.ndarray):
         x = torch.from_numpy(np.ascontiguousarray(matrix[index]))

@@ -5,12 +5,17 @@ of the interpreter's lock. torch's pool stays out of it: its threads spin for mi
 each operator, and would take the cores from ours.
 """
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Barrier, Lock
+from time import sleep
 
 import torch
+
+from saes.denormals import flushes_denormals
 
 __all__ = ["for_ranges", "one_torch_thread"]
 
@@ -36,8 +41,9 @@ def one_torch_thread() -> Iterator[None]:
 def for_ranges(edges: Sequence[int], work: Callable[[int, int], None]) -> None:
     """Call ``work(start, stop)`` for neighbouring edges, on as many threads as torch may use.
 
-    Each call must write to places of its own; which thread makes it, and when, is not said. The
-    first exception is raised here, after the calls that had begun have ended.
+    Each call must write to places of its own; which thread makes it, and when, is not said. All
+    take denormal numbers as the thread that asks does, so that equal input gives equal bits. The
+    first exception is raised here, as is an interrupt, after the calls that had begun have ended.
     """
     ranges = list(zip(edges[:-1], edges[1:], strict=True))
     threads = min(_WANTED[-1] if _WANTED else torch.get_num_threads(), len(ranges))
@@ -46,19 +52,32 @@ def for_ranges(edges: Sequence[int], work: Callable[[int, int], None]) -> None:
             for start, stop in ranges:
                 work(start, stop)
         return
-    todo = iter(ranges)
+    todo, flushes, busy = iter(ranges), flushes_denormals(), [0]
 
     def take() -> None:
+        torch.set_flush_denormal(flushes)
         while True:
             with _LOCK:
                 found = next(todo, None)
+                busy[0] += found is not None
             if found is None:
                 return
-            work(*found)
+            try:
+                work(*found)
+            finally:
+                with _LOCK:
+                    busy[0] -= 1
 
     with one_torch_thread():
-        futures = [_pool(threads).submit(take) for _ in range(threads)]
-        wait(futures)
+        try:
+            futures = [_pool(threads).submit(take) for _ in range(threads)]
+            wait(futures)
+        except BaseException:
+            with _LOCK:
+                deque(todo, maxlen=0)  # no call begins now
+            while busy[0]:  # an interrupt may have come before a future was at hand
+                sleep(0.001)
+            raise
         for future in futures:
             future.result()
 
@@ -77,3 +96,14 @@ def _pool(threads: int) -> ThreadPoolExecutor:
                 future.result()
             _POOLS[threads] = pool
         return _POOLS[threads]
+
+
+def _forget() -> None:
+    """In a forked process: its copy of the pools has no threads, and the lock may be held."""
+    global _LOCK
+    _LOCK = Lock()
+    _POOLS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

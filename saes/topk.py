@@ -129,10 +129,13 @@ class _KSAE(SAE[K]):
 
 
 def _spread(rows: Tensor) -> Tensor:
-    """Squared distance to the rows' mean, its mean over rows; 0 where that is within rounding."""
-    whole = torch.linalg.vector_norm(rows).square() / len(rows)
-    apart = whole - rows.mean(0).square().sum()
-    return torch.where(apart > 1e-6 * whole, apart, 0)
+    """Squared distance to the rows' mean, its mean over rows; 0 where that is within rounding.
+
+    Not the mean square less the squared mean, of which float32 keeps nothing where means are large.
+    """
+    mean = rows.mean(0)
+    apart = squared_error(rows, mean)
+    return torch.where(apart > 1e-12 * mean.square().sum(), apart, 0)
 
 
 class _Rows(torch.autograd.Function):
@@ -258,7 +261,7 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
         if not torch.is_grad_enabled():
             return self._above(rows, least.expand(self.n_latents))
         pre = self._pre_codes(rows)
-        return pre.where(pre > least, 0)
+        return torch.where(pre <= least, 0, pre)  # nan shows
 
     def _terms(
         self,

@@ -432,6 +432,10 @@ def _check(
         if not (isinstance(k_start, int) and 1 <= k_start <= most):
             allowed = f"from 1 to {most}" if most else f"left out: a {config.architecture} has no k"
             raise ParameterError(f"train: k_start must be {allowed}; got {k_start!r}.")
+        if getattr(config, "selection", "exact") == "group_max":
+            raise ParameterError(
+                "train: k_start goes with no group_max, whose k divides n_latents."
+            )
     if ema is not None and not 0 < ema < 1:
         raise ParameterError(f"train: ema must lie between 0 and 1; got {ema!r}.")
     if autocast not in (None, "bfloat16"):

@@ -290,3 +290,25 @@ def test_wrong_configs_and_widths_are_refused(name, small_config):
     for width in (0, 1.5, True, "8"):
         with pytest.raises(ParameterError, match="d_in must be a whole number above 0"):
             sae_class(small_config(name), width)
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_a_nan_shows_with_gradients_and_without(name, small, batch):
+    sae = small(name).eval()
+    x = batch(sae, 3)
+    x[1] = float("nan")
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode():
+            z, output = sae.encode(x), sae(x).output
+        assert z[1].isnan().any() and output[1].isnan().any(), mode
+        assert z[[0, 2]].isfinite().all() and output[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_large_batch_in_half_precision_has_a_loss(dtype, small, batch, loss_of):
+    sae = small("topk")
+    x = batch(sae, 4000)
+    expected = loss_of(sae, 4 * x).parts["reconstruction"]
+    got = loss_of(sae.to(dtype), (4 * x).to(dtype)).parts["reconstruction"]
+    assert expected * 4000 > torch.finfo(torch.float16).max
+    assert got.dtype == dtype and torch.isclose(got.float(), expected, rtol=0.05)

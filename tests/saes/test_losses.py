@@ -202,6 +202,19 @@ def test_auxk_has_the_scale_of_the_reconstruction(small, batch):
         assert_close(ten.parts[part], 100 * one.parts[part])
 
 
+@pytest.mark.parametrize("mean", [0.0, 100.0, 1000.0])
+def test_auxk_in_float32_where_means_are_large(mean, small):
+    """A feature of great mean and little variance is common in language models."""
+    sae = small("topk")
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(400, 8, generator=generator)
+    x = x + mean * torch.randn(8, generator=generator)
+    ours = sae.loss(x, dead=DEAD).parts["auxk"]
+    theirs = sae.double().loss(x.double(), dead=DEAD).parts["auxk"]
+    assert_close(ours.double(), theirs, rtol=1e-3, atol=0)
+    assert theirs > 0
+
+
 @pytest.mark.parametrize("dead", [None, torch.tensor([], dtype=torch.long)])
 def test_auxk_is_nothing_where_nothing_is_dead(dead, small, batch):
     sae = small("topk")

@@ -1,14 +1,18 @@
 """The CPU kernels against ATen in float64: selection, screening by integers, and its bound."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 from torch.testing import assert_close
 
-from interp.errors import ParameterError
+from interp.errors import ParameterError, ShapeError
 from saes import Codes, _numba, primitives
-from saes.kernels import decode, encode_above, encode_batch_topk, encode_topk
+from saes.kernels import RULES, decode, encode_above, encode_batch_topk, encode_topk
 from saes.threads import for_ranges
 
 BACKENDS = ["numba", "int8"]
@@ -354,3 +358,99 @@ def test_codes_that_an_encoder_made_are_sorted_once():
     for j in range(64):
         assert (latents[begins[j] : begins[j + 1]] == j).all()
     assert Codes(codes.values, codes.indices).sorted_slots == (None, None)
+
+
+@pytest.mark.parametrize("backend", ["eager", *BACKENDS])
+@pytest.mark.parametrize("rule", [*RULES, "batch_topk"])
+def test_an_empty_batch_by_every_rule(backend, rule):
+    x, encoder, b_enc = case(n=0)
+    encoder.requires_grad_()
+    if rule == "batch_topk":
+        codes = encode_batch_topk(x, encoder, b_enc, 4, backend=backend)
+    else:
+        codes = encode_topk(x, encoder, b_enc, 4, rule=rule, backend=backend)
+    assert len(codes) == 0 and codes.values.numel() == 0
+    decode(codes, encoder, backend=backend).sum().backward()
+    assert not encoder.grad.any()
+
+
+@pytest.mark.parametrize("backend", ["eager", *BACKENDS])
+def test_what_is_out_of_bounds_is_refused(backend):
+    """Compiled kernels look at no bounds: they would read, and write, what is not theirs."""
+    x, encoder, b_enc = case()
+    for k in (0, 701):
+        with pytest.raises(ParameterError, match="k must be from 1 to 700"):
+            encode_topk(x, encoder, b_enc, k, backend=backend)
+        with pytest.raises(ParameterError, match="k must be from 1 to 700"):
+            encode_batch_topk(x, encoder, b_enc, k, backend=backend)
+    with pytest.raises(ShapeError, match=r"must be \[700\]; got \[1\]"):
+        encode_topk(x, encoder, b_enc[:1], 4, backend=backend)
+    with pytest.raises(ShapeError, match=r"must be \[700\]; got \[1\]"):
+        encode_above(x, encoder, b_enc, b_enc[:1], backend=backend)
+    for wrong in (-1, 700):
+        codes = Codes(torch.ones(2, 2), torch.tensor([[0, 3], [wrong, 1]]))
+        with pytest.raises(ShapeError, match=f"codes name latent {wrong}; the decoder has 700"):
+            decode(codes, encoder, backend=backend)
+    for offsets in ([0, 3], [1, 2], [0, 2, 1, 2]):
+        codes = Codes(torch.ones(2), torch.tensor([0, 1]), torch.tensor(offsets))
+        with pytest.raises(ShapeError, match="must rise from 0 to 2"):
+            decode(codes, encoder, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["eager", *BACKENDS])
+def test_codes_of_a_larger_encoder_are_sorted_anew_for_a_smaller_decoder(backend):
+    x, encoder, b_enc = case(f=64)
+    b_enc[40:] = -100
+    codes = encode_topk(x, encoder.requires_grad_(), b_enc, 2, backend=backend)
+    W = torch.ones(40, 3, requires_grad=True)
+    used = codes.with_values(codes.values.detach())
+    decode(used, W, backend=backend).sum().backward()
+    assert_close(W.grad[:, 0], used.dense(64).sum(0)[:40])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_products_that_overflow_are_those_of_aten(backend):
+    x, encoder, b_enc = case()
+    x[5] *= 1e25
+    ours = primitives.encode_topk(x, encoder * 1e15, b_enc, 3, "topk", backend)
+    theirs = primitives.encode_topk(x, encoder * 1e15, b_enc, 3, "topk", "eager")
+    assert theirs[0][5].isinf().all()
+    assert_close(ours[0], theirs[0], equal_nan=True)
+
+
+def test_rows_too_wide_for_integer_sums_get_float_products(monkeypatch):
+    monkeypatch.setattr(_numba, "FEW_ROWS", 1)
+    x, encoder = torch.ones(33, 140_000), torch.full((64, 140_000), 0.5)
+    encoder[7] = 1
+    values, indices = primitives.encode_topk(x, encoder, torch.zeros(64), 2, "topk", "int8")
+    assert (indices[:, 0] == 7).all() and torch.equal(values[0], torch.tensor([140e3, 70e3]))
+
+
+SATURATING = """
+import torch
+from saes import primitives
+x = torch.ones(300, 64)
+encoder = torch.cat([torch.ones(8, 64), 0.1 * torch.randn(500, 64)])
+values, indices = primitives.encode_topk(x, encoder, torch.zeros(508), 8, "topk", "int8")
+assert (values == 64).all() and torch.equal(indices, torch.arange(8).expand(300, 8)), values[0]
+"""
+
+
+def test_a_processor_whose_integer_products_saturate():
+    """Without VNNI the library adds pairs of products in int16."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-c", SATURATING], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_nothing_can_be_kept_on_disk(monkeypatch):
+    def refuse(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: (function, options)
+
+    monkeypatch.setattr(_numba, "njit", refuse)
+    function, options = _numba._kernel(len)
+    assert function is len and options["nogil"] and "nnan" not in options["fastmath"]

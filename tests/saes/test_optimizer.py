@@ -102,3 +102,15 @@ def test_lion_holds_one_moment():
     p.grad = torch.ones(4)
     optimizer.step()
     assert list(optimizer.state[p]) == ["exp_avg"]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("backend", ["eager", "numba"])
+def test_a_nan_gradient_is_not_lost(kind, backend):
+    """Else a training that broke goes on as if nothing had been."""
+    p = nn.Parameter(torch.ones(4, 4))
+    optimizer = OPTIMIZERS[kind]([p], 0.01, backend=backend)
+    p.grad = torch.ones(4, 4)
+    p.grad[1, 2] = float("nan")
+    optimizer.step()
+    assert optimizer.state[p]["exp_avg"].isnan().nonzero().tolist() == [[1, 2]]

@@ -124,3 +124,11 @@ def test_another_matrix_has_another_identity():
     known = read_rows(x).identity()
     assert known == read_rows(x.clone()).identity() == saes.MatrixRows({"": x.numpy()}).identity()
     assert known != read_rows(x + 1).identity() and known != read_rows(x[:99]).identity()
+
+
+def test_all_units_in_another_order():
+    x = torch.arange(150.0)[:, None].repeat(1, 2)
+    rows = MatrixRows({"": x})
+    for units in ([2, 0, 1], [0, 0, 2], [0, 1, 2]):
+        wanted = torch.cat([x[64 * u : 64 * u + 64] for u in units])
+        assert torch.equal(rows.read(units)[0].x, wanted)

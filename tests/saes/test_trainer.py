@@ -517,3 +517,9 @@ def test_force_leaves_no_older_sae_beside_the_new_one(small_config, tmp_path):
     assert {p.name for p in (tmp_path / "sae").iterdir()} == {
         "config.json", "model.safetensors", "training.json"
     }  # fmt: skip
+
+
+def test_k_cannot_fall_where_it_must_divide():
+    config = saes.TopKConfig(n_latents=64, k=4, selection="group_max")
+    with pytest.raises(ParameterError, match="k_start goes with no group_max"):
+        saes.train(X, config, steps=10, batch_size=64, k_start=16)
