@@ -40,7 +40,14 @@ def test_what_is_written(saved, small):
         "architecture": "topk",
         "d_in": 8,
         "d_out": None,
-        "config": {"n_latents": 24, "k": 3, "k_aux": None, "auxk": 1 / 32, "multi_k": False},
+        "config": {
+            "n_latents": 24,
+            "k": 3,
+            "k_aux": None,
+            "auxk": 1 / 32,
+            "multi_k": False,
+            "selection": "exact",
+        },
         "metadata": {},
     }
     tensors = load_file(saved / "model.safetensors")

@@ -137,7 +137,8 @@ def set_up(small, batch, name, fields, d_out):
 
 
 def test_every_architecture_has_a_case():
-    assert {name for name, *_ in CASES} == set(ARCHITECTURES)
+    elsewhere = {"codebook"}  # by hand in tests/saes/codebook/test_layer.py
+    assert {name for name, *_ in CASES} == set(ARCHITECTURES) - elsewhere
 
 
 @pytest.mark.parametrize(("name", "formula", "fields", "d_out"), CASES)
