@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -105,7 +106,8 @@ class Trainee:
         self.compile_seconds: float | None = None
         self._compiled = options.backend == "compile"
         if self._compiled:
-            self.sae._total = torch.compile(self.sae._total, fullgraph=True)
+            own = _copy(type(self.sae)._total).__get__(self.sae)
+            self.sae._total = torch.compile(own, fullgraph=True)
 
     def step(self, pair: Pair, step: int, *, log: bool) -> None:
         """Learn from a batch."""
@@ -224,6 +226,15 @@ def default_lr(config: SAEConfig) -> float:
     few latents, which a sparsity penalty does at lower rates than k.
     """
     return (0.1 if hasattr(config, "k") else 0.03) / math.sqrt(config.n_latents)
+
+
+def _copy(function: FunctionType) -> FunctionType:
+    """The same function with code of its own.
+
+    torch.compile allows few graphs of one code; the SAEs of a training, and of a session, share it.
+    """
+    own = function.__code__.replace()
+    return FunctionType(own, function.__globals__, function.__name__, function.__defaults__)
 
 
 def _fresh(config: SAEConfig, sample: Pair, seed: int) -> SAE:

@@ -111,8 +111,9 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         some ten times smaller.
     backend : what runs the kernels: ``"eager"``, torch's operators; ``"numba"``, or ``"int8"``,
         which finds latents with integer products, both for a CPU; ``"triton"`` for CUDA;
-        ``"compile"``, the loss under ``torch.compile``; ``"auto"`` takes the fastest of these for
-        the device and the size, and does not compile. The result says what compiling cost.
+        ``"compile"``, the loss under ``torch.compile``, for one k; ``"auto"`` takes the fastest of
+        these for the device and the size, and does not compile. The result says what compiling
+        cost.
     device : ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
     log_every : steps between two entries of the log; None for about 200 entries.
     checkpoint_every : steps between two checkpoints; None for a tenth of the steps.
@@ -432,10 +433,15 @@ def _check(
         if not (isinstance(k_start, int) and 1 <= k_start <= most):
             allowed = f"from 1 to {most}" if most else f"left out: a {config.architecture} has no k"
             raise ParameterError(f"train: k_start must be {allowed}; got {k_start!r}.")
+        if backend == "compile":
+            raise ParameterError("train: backend compile compiles for one k; leave k_start out.")
         if getattr(config, "selection", "exact") == "group_max":
             raise ParameterError(
                 "train: k_start goes with no group_max, whose k divides n_latents."
             )
+    selections = [getattr(c, "selection", "exact") for c in configs]
+    if backend == "compile" and "statistical" in selections:
+        raise ParameterError("train: backend compile needs a selection of fixed size.")
     if ema is not None and not 0 < ema < 1:
         raise ParameterError(f"train: ema must lie between 0 and 1; got {ema!r}.")
     if autocast not in (None, "bfloat16"):

@@ -158,6 +158,16 @@ def test_one_graph_without_breaks_and_what_it_cost():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_any_number_of_trainings_are_compiled():
+    """torch compiles one code but eight times, and all SAEs share theirs."""
+    for n_latents in range(24, 33):
+        config = saes.TopKConfig(n_latents=n_latents, k=2)
+        sae = saes.train(X, config, steps=2, batch_size=300, backend="compile")
+        assert sae.training_log.compile_seconds > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_is_one_graph(name, small):
     """With ``fullgraph`` a break of the graph is an error."""
@@ -519,7 +529,14 @@ def test_force_leaves_no_older_sae_beside_the_new_one(small_config, tmp_path):
     }  # fmt: skip
 
 
-def test_k_cannot_fall_where_it_must_divide():
-    config = saes.TopKConfig(n_latents=64, k=4, selection="group_max")
+def test_what_a_selection_or_a_backend_cannot_is_refused_at_the_start():
+    def config(selection):
+        return saes.TopKConfig(n_latents=64, k=4, selection=selection)
+
+    options = {"steps": 10, "batch_size": 64}
     with pytest.raises(ParameterError, match="k_start goes with no group_max"):
-        saes.train(X, config, steps=10, batch_size=64, k_start=16)
+        saes.train(X, config("group_max"), k_start=16, **options)
+    with pytest.raises(ParameterError, match="compiles for one k; leave k_start out"):
+        saes.train(X, config("exact"), backend="compile", k_start=16, **options)
+    with pytest.raises(ParameterError, match="needs a selection of fixed size"):
+        saes.train(X, config("statistical"), backend="compile", **options)
