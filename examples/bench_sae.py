@@ -11,7 +11,8 @@ eager        the same on torch's operators
 dense        the step that autograd makes of a dense decoder, with the same bookkeeping
 floor        the encoder's product in float and fused Adam on all parameters, nothing else
 
-``--dead 0.1`` lets AuxK revive a tenth of the latents (the others' scripts: all of them).
+``--dead 0.1`` lets AuxK revive a tenth of the latents (the dense step and the others' scripts:
+all of them).
 ``--peers`` names a folder that holds, for each other
 library, an environment and a script that prints a JSON line with ``peer`` and ``ms_step``; see
 ``PEERS`` below. ``--scaling`` writes a figure of the time a row against latents, k, width and

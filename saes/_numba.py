@@ -13,10 +13,11 @@ on a processor with int8 dot products, and is off by a known bound::
 so that u = x' w' + b + bound is never below the true pre-activation p. The k largest group maxima
 of u name at least k latents; the k-th largest p among these, computed as float products, is a value
 that at least k latents reach. What has u below it is not among the k largest; of all else p is
-computed, and p decides. The codes are those of a float product, whatever the data; what the data
-decide is how many products that takes. Where the first rows of a range need more than an eighth of
-the latents, the range gets the float product instead. The bound also holds the rounding errors of
-the float arithmetic on either side: (d + 16) 2^-23 |x| |w| + 2^-20 |b|.
+computed, and p decides. The codes are those of a float product, for all data whose products are not
+themselves within 1e-37 of 0; what the data decide is how many products that takes. Where the first
+rows of a range need more than an eighth of the latents, the range gets the float product instead.
+The bound also holds the rounding errors of the float arithmetic on either side:
+(d + 16) 2^-23 |x| |w| + 2^-20 |b|.
 """
 
 import threading

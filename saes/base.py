@@ -261,8 +261,8 @@ class SAE(nn.Module, Generic[C]):
         ----------
         x : [..., d_in] activations; leading axes are flattened to n rows.
         y : [..., d_out] activations to predict: for transcoders only.
-        dead : [m] indices of the latents that AuxK may revive; None or empty for none. Variants
-            without AuxK leave it unread.
+        dead : [m] indices of the latents that AuxK may revive, each once; None or empty for none.
+            Variants without AuxK leave it unread.
         k : latents a row, in place of the config's, while a schedule runs.
         penalty_scale : factor on the sparsity penalty, for a warm-up; variants that have k instead
             of a penalty leave it unread.

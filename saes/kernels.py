@@ -232,9 +232,9 @@ def _encode(
     backend: str,
 ) -> Codes:
     chosen = resolve(backend, x, len(x) * len(encoder))
-    values, indices, offsets, rows, order, begins = _Encode.apply(
-        x, encoder, b_enc, b_pre, k, rule, chosen
-    )
+    inputs = (x, encoder, b_enc, b_pre)
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    values, indices, offsets, rows, order, begins = _Encode.apply(*inputs, k, rule, chosen, learns)
     found = {"rows": rows}
     if order is not None:
         found |= {"order": order, "begins": begins}
@@ -254,6 +254,7 @@ class _Encode(torch.autograd.Function):
         k: int,
         rule: str,
         backend: str,
+        learns: bool,
     ) -> tuple[Tensor | None, ...]:
         centred = x if b_pre is None else x - b_pre
         every = torch.arange(len(x), device=x.device)
@@ -268,7 +269,7 @@ class _Encode(torch.autograd.Function):
         else:
             values, indices = primitives.encode_topk(centred, encoder, b_enc, k, rule, backend)
             rows = every.repeat_interleave(k)
-        if any(ctx.needs_input_grad):
+        if learns:
             order, begins = primitives.order(indices.flatten(), len(encoder), backend)
         edges = torch.arange(len(x) + 1, device=x.device) * k if offsets is None else offsets
         ctx.save_for_backward(centred, encoder, values, indices, edges, rows, order, begins)
@@ -295,7 +296,7 @@ class _Encode(torch.autograd.Function):
             one = torch.ones_like(centred[:, :1])
             bias = primitives.segment_sums(slots, rows, begins, one, backend, order)[:, 0]
         to_b_pre = -(bias @ encoder) if for_b_pre and bias is not None else None
-        return to_x, to_encoder, bias, to_b_pre, None, None, None
+        return to_x, to_encoder, bias, to_b_pre, None, None, None, None
 
 
 class _Decode(torch.autograd.Function):

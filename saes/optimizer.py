@@ -113,14 +113,13 @@ class Adam(Optimizer):
         return (*mixed, lr / (1 - first**self.steps), grown**-0.5, EPS)
 
     def _update(self, held: list[nn.Parameter], lr: float) -> None:
-        steps = [torch.tensor(float(self.steps - 1), device=p.device) for p in held]
         torch.ops.aten._fused_adam_(
             list(held),
             [_gradient(p) for p in held],
             [self.state[p]["exp_avg"] for p in held],
             [self.state[p]["exp_avg_sq"] for p in held],
             [],
-            [step + 1 for step in steps],
+            [torch.full((), float(self.steps), device=p.device) for p in held],
             lr=lr,
             beta1=BETAS[0],
             beta2=BETAS[1],

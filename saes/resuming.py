@@ -13,7 +13,7 @@ from interp.runs import write_bytes
 
 __all__ = ["CHECKPOINT", "check_settings", "read_state", "write_state"]
 
-FORMAT = 1
+FORMAT = 2
 CHECKPOINT = "checkpoint.safetensors"
 
 

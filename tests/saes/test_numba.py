@@ -1,5 +1,6 @@
 """The CPU kernels against ATen in float64: selection, screening by integers, and its bound."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 from scipy.stats import norm
 from torch.testing import assert_close
 
+import saes
 from interp.errors import ParameterError, ShapeError
 from saes import Codes, _numba, primitives
 from saes.kernels import RULES, decode, encode_above, encode_batch_topk, encode_topk
@@ -347,6 +349,53 @@ def test_gradcheck(rule):
         return decode(codes, W, backend="eager"), codes.values
 
     assert torch.autograd.gradcheck(run, [p.requires_grad_() for p in parts])
+
+
+def test_gradcheck_of_a_whole_batch():
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((5, 3), (8, 3), (8,), (8, 2))
+    parts = [torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes]
+
+    def run(x, encoder, b_enc, W):
+        codes = encode_batch_topk(x, encoder, b_enc, 2, backend="eager")
+        return decode(codes, W, backend="eager"), codes.values
+
+    assert torch.autograd.gradcheck(run, [p.requires_grad_() for p in parts])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("multi_k", [False, True])
+def test_auxk_and_multi_topk_are_those_of_float64(backend, multi_k):
+    config = saes.TopKConfig(n_latents=320, k=4, k_aux=9, auxk=0.5, multi_k=multi_k)
+    generator = torch.Generator().manual_seed(0)
+    x, dead = torch.randn(300, 24, generator=generator), torch.arange(5, 200, 3)
+    sae = saes.SAE.from_config(config, 24, generator=generator)
+    with torch.no_grad():
+        sae.b_dec.copy_(torch.randn(24, generator=generator) / 5)
+
+    def gradients(dtype, backend, dead):
+        made = copy.deepcopy(sae).to(dtype)
+        made.backend = backend
+        found = made.loss(x.to(dtype), dead=dead)
+        names, parameters = zip(*made.named_parameters(), strict=True)
+        grads = torch.autograd.grad(found.total, parameters)
+        return dict(zip(names, grads, strict=True)), found.parts
+
+    ours, parts = gradients(torch.float32, backend, dead)
+    theirs, expected = gradients(torch.float64, "eager", dead)
+    without, _ = gradients(torch.float64, "eager", None)
+    for name, reference in theirs.items():
+        size = float(reference.abs().max())
+        assert_close(ours[name].double() / size, reference / size, rtol=0, atol=3e-6)
+    for name, part in expected.items():
+        assert_close(parts[name].double(), part, rtol=1e-5, atol=1e-6)
+    assert (theirs["encoder"] - without["encoder"])[dead].abs().max() > 1e-3, "AuxK reaches it"
+
+
+def test_without_gradients_nothing_is_sorted():
+    x, encoder, b_enc = case(n=40, f=64)
+    with torch.no_grad():
+        assert encode_topk(x, encoder.requires_grad_(), b_enc, 4).sorted_slots == (None, None)
 
 
 def test_codes_that_an_encoder_made_are_sorted_once():
