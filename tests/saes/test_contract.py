@@ -292,7 +292,7 @@ def test_wrong_configs_and_widths_are_refused(name, small_config):
             sae_class(small_config(name), width)
 
 
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@every
 def test_a_nan_shows_with_gradients_and_without(name, small, batch):
     sae = small(name).eval()
     x = batch(sae, 3)
@@ -300,7 +300,8 @@ def test_a_nan_shows_with_gradients_and_without(name, small, batch):
     for mode in (torch.enable_grad, torch.no_grad):
         with mode():
             z, output = sae.encode(x), sae(x).output
-        assert z[1].isnan().any() and output[1].isnan().any(), mode
+        shows = name == "codebook" or z[1].isnan().any()  # whose latents are counts, 1 / k each
+        assert shows and output[1].isnan().any(), mode
         assert z[[0, 2]].isfinite().all() and output[[0, 2]].isfinite().all()
 
 

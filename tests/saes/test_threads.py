@@ -61,6 +61,7 @@ def test_moments_near_the_smallest_numbers_have_the_same_bits_on_any_number_of_t
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads")
 def test_an_interrupt_waits_for_what_had_begun():
     running, begun = set(), []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
 
     def work(start, stop):
         running.add(start)
@@ -71,8 +72,11 @@ def test_an_interrupt_waits_for_what_had_begun():
         time.sleep(0.2)
         running.discard(start)
 
-    with pytest.raises(KeyboardInterrupt):
-        for_ranges(range(50), work)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            for_ranges(range(50), work)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not running and len(begun) < 10
     assert torch.get_num_threads() == 2, "put back"
 
