@@ -46,6 +46,9 @@ bench: $(READY)
 	$(BIN)/python examples/bench_probe.py
 	$(BIN)/python examples/bench_store.py
 	$(BIN)/python examples/bench_active_neurons.py
+	$(BIN)/python examples/bench_sae.py --rounds 1
+	$(BIN)/python examples/bench_clusters.py
+	$(BIN)/python examples/bench_active_neurons.py
 	$(BIN)/python examples/planted_dictionary.py --architectures topk
 
 clean:
