@@ -28,6 +28,7 @@ from saes.checkpoints import check_tensors, read_checkpoint, upload_checkpoint, 
 from saes.codes import Codes
 from saes.configs import SAEConfig
 from saes.kernels import decode, encode_above
+from saes.optimizer import project_gradient, unit_rows
 
 if TYPE_CHECKING:
     from saes.training import Training
@@ -321,20 +322,15 @@ class SAE(nn.Module, Generic[C]):
     def normalize_decoder(self) -> None:
         """Set every decoder row to length 1, in place; a row of zeros stays."""
         with torch.no_grad():
-            length = self.decoder.norm(dim=1, keepdim=True)
-            self.decoder.div_(torch.where(length > 0, length, 1))
+            self.decoder.copy_(unit_rows(self.decoder))
 
     def project_decoder_gradient(self) -> None:
         """Take off the decoder's gradient what would only change the length of its rows, in place.
 
         Source: Bricken et al. 2023, "Towards Monosemanticity", on advice about Adam and unit rows.
         """
-        if self.decoder.grad is None:
-            return
-        with torch.no_grad():
-            length = self.decoder.norm(dim=1, keepdim=True)
-            unit = self.decoder / torch.where(length > 0, length, 1)
-            self.decoder.grad.sub_(unit * (unit * self.decoder.grad).sum(1, keepdim=True))
+        if self.decoder.grad is not None:
+            project_gradient(cast(nn.Parameter, self.decoder))
 
     def settle(self, batches: Iterable[Float[Tensor, "n d_in"]]) -> None:
         """Set what encoding needs beside the weights, from batches of rows, once these are final.

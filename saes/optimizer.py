@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from saes.primitives import resolve
 
-__all__ = ["EPS", "OPTIMIZERS", "Adam", "Lion", "Optimizer"]
+__all__ = [
+    "EPS",
+    "OPTIMIZERS",
+    "Adam",
+    "Lion",
+    "Optimizer",
+    "project_gradient",
+    "unit_rows",
+]
 
 BETAS, EPS = (0.9, 0.999), 6.25e-10
 LION_BETAS = (0.9, 0.99)
@@ -70,21 +78,19 @@ class Optimizer:
     def _step_torch(self, held: list[nn.Parameter], lr: float) -> None:
         unit = self.unit if any(p is self.unit for p in held) else None
         if unit is not None:
-            rows = _unit_rows(unit)
-            gradient = _gradient(unit)
-            gradient.sub_(rows * (rows * gradient).sum(-1, keepdim=True))
+            project_gradient(unit)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(held, self.clip, foreach=True)
         self._update(held, lr)
         if unit is not None:
-            unit.copy_(_unit_rows(unit))
+            unit.copy_(unit_rows(unit))
 
     def _step_numba(self, held: list[nn.Parameter], lr: float) -> None:
         from saes import _numba
 
-        squares = sum(_numba.squares(_gradient(p), p if p is self.unit else None) for p in held)
         scale = 1.0
         if self.clip is not None:
+            squares = sum(_numba.squares(_gradient(p), p if p is self.unit else None) for p in held)
             scale = min(1.0, self.clip / (squares**0.5 + 1e-6))
         for p in held:
             moments = [self.state[p][name] for name in self.moments]
@@ -160,6 +166,14 @@ def _gradient(p: nn.Parameter) -> Tensor:
     return p.grad
 
 
-def _unit_rows(rows: Tensor) -> Tensor:
+def unit_rows(rows: Tensor) -> Tensor:
+    """The rows at length 1; a row of zeros stays."""
     length = rows.norm(dim=-1, keepdim=True)
     return rows / torch.where(length > 0, length, 1)
+
+
+@torch.no_grad()
+def project_gradient(unit: nn.Parameter) -> None:
+    """Take off a gradient what would only change the length of its parameter's rows, in place."""
+    rows, gradient = unit_rows(unit), _gradient(unit)
+    gradient.sub_(rows * (rows * gradient).sum(-1, keepdim=True))
