@@ -8,6 +8,7 @@ import numpy as np
 
 from dashboards import html, tables
 from dashboards.html import label
+from dashboards.points import points
 from dashboards.style import Plot, band, depth_axis, f32, house, light
 from probes.alignment import AQI
 from probes.alignment_shift import DeltaAQI
@@ -25,6 +26,7 @@ __all__ = [
     "curve_reading",
     "delta_curve",
     "delta_reading",
+    "map_points",
     "map_reading",
     "map_scatter",
     "weight_bars",
@@ -329,6 +331,21 @@ def map_reading(result: ClusterMap) -> str:
     return (
         f"A {METHODS[result.method]} map{where}, of the activations alone, without the labels. "
         "Gaps and distances in it mean little, and no number here is computed on it."
+    )
+
+
+def map_points(result: ClusterMap, part_id: str) -> html.Part:
+    """The map on the page: a point opens the input it is; thousands are drawn at once."""
+    said = result.texts or [""] * len(result.rows)
+    return points(
+        f"{part_id}-map",
+        result.xy,
+        result.labels,
+        said,
+        alt=_map_alt(result),
+        kind="input",
+        number=result.rows,
+        caption=map_reading(result),
     )
 
 

@@ -1,22 +1,22 @@
 """The latents of an SAE, one below the other: what each fires for and what it does."""
 
-from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from dashboards import html, tables
+from dashboards.feature_data import feature_data, order_of
 from dashboards.html import label
+from dashboards.points import points
 from dashboards.style import Plot, f32, house, light
-from saes.records import Example, Feature, Features, Partner
+from saes.records import Features
 
 __all__ = ["densities", "densities_reading", "feature_list"]
 
-LIMIT = 1_500_000
+LIMIT = 3_500_000
 """Bytes of one result's features, so that those of several results fit in a page."""
-TOP = 5
-"""Top examples that are shown."""
-OPEN = 3
-"""Features that are unfolded at first."""
+STILL = 50
+"""Latents that are there without a script."""
 DEAD = 60
 """Dead latents that are named."""
 
@@ -62,40 +62,121 @@ def densities_reading(result: Features) -> str:
 
 
 def feature_list(result: Features, part_id: str, room: int) -> list[html.Part]:
-    """What is known of each latent, under a field that searches it, in at most ``room`` bytes.
+    """A table of the latents and a page for each, in at most ``room`` bytes, and a map of them.
 
+    The page's script builds both: the table sorts and searches, a page is built when it is opened.
     Named latents come first, the best predicted label before the others, then the rest, the
-    commonest first. What does not fit is left out, and the page says how many.
+    commonest first. Where all does not fit, the examples of the last are left out, then the last
+    latents, and the page says how many. Without a script the first latents stand in a table.
     """
-    alive = [i for i in np.lexsort((-result.fires,)) if result.fires[i]]
-    order = sorted(alive, key=lambda i: -result.f1[i] if result.named[i] else 1.0)
-    room = min(room, LIMIT) - 2_000
-    shown: list[Feature] = []
-    for i in order:
-        feature = result[int(result.latents[i])]
-        size = len(_card(feature, result, part_id, set()).html().encode()) + 10
-        size += 60 * len(feature.partners)  # their links
-        if size > room:
-            break
-        room -= size
-        shown.append(feature)
-    present = {f.latent for f in shown}
-    parts: list[html.Part] = [_summary(result, len(order), len(shown))]
+    order = order_of(result)
+    room = min(room, LIMIT) - 12_000
+    chart = None if result.places is None else _map(result, order, part_id)
+    size = len(chart.html()) if chart else 0
+    if size > room / 4:
+        chart, size = None, 0
+    ids = {"page": f"{part_id}-"}
+    rows, shown, data = _fitted(result, order, room - size, ids)
+    parts: list[html.Part] = [_summary(result, len(order), len(rows), shown)]
+    if result.places is not None and chart is None:
+        parts.append(html.Paragraph(("The map of the decoder directions does not fit.",), "note"))
     if result.dead:
         parts.append(_dead(result))
-    if shown:
-        cards = tuple(
-            _card(f, result, part_id, present, open_=i < OPEN) for i, f in enumerate(shown)
-        )
-        parts.append(
-            html.Filtered(f"{part_id}-list", 'Search the latents (words, or a "phrase")', cards)
-        )
+    if not len(rows):
+        return parts
+    if chart is not None:
+        parts.append(chart)
+    still = _still(result, rows)
+    parts.append(html.Live(f"{part_id}-list", "latents", data, (still,)))
     return parts
 
 
-def _summary(result: Features, alive: int, shown: int) -> html.Part:
+def _fitted(
+    result: Features, order: np.ndarray, room: int, ids: dict[str, str]
+) -> tuple[np.ndarray, int, dict[str, Any]]:
+    """The latents of the table, how many with examples, and their data, as many as fit."""
+
+    def fits(rows: int, shown: int) -> dict[str, Any] | None:
+        data = feature_data(result, order[:rows], shown, ids)
+        return data if len(html.Live("x", "x", data).html()) <= room else None
+
+    found = fits(len(order), len(order))
+    if found is not None or not len(order):
+        return order, len(order), found or {}
+    whole = fits(len(order), 0)
+    low, high, best = 0, len(order), whole  # all in the table if that fits, and examples of some
+    for _ in range(8):
+        middle = (low + high) // 2
+        rows = len(order) if whole is not None else middle
+        data = fits(rows, middle if whole is not None else 0)
+        low, high, best = (low, middle, best) if data is None else (middle, high, data)
+    return (order, low, best or {}) if whole is not None else (order[:low], 0, best or {})
+
+
+def _still(result: Features, rows: np.ndarray) -> html.Table:
+    """The first latents, for a reader without scripts."""
+    named = [_named(result, i) for i in rows[:STILL]]
+    body = tuple(
+        (
+            f"{result.unit} {result.latents[i]}",
+            html.Data(name, 80),
+            _percent(float(result.density[i])),
+            html.Data(_strongest(result, i), 200),
+        )
+        for i, name in zip(rows, named, strict=False)
+    )
+    columns = (
+        html.Column(result.unit),
+        html.Column("label"),
+        html.Column("density", True),
+        html.Column("strongest tokens"),
+    )
+    caption = f"The first {len(body):,} of {len(rows):,} {result.unit}s; the rest needs scripts"
+    return html.Table(caption, columns, body)
+
+
+def _named(result: Features, i: int) -> str:
+    return result.labels[result.predicts[i]] if result.named[i] else ""
+
+
+def _strongest(result: Features, i: int) -> str:
+    """The tokens at which a latent fires most strongly, each once."""
+    middle = result.top["tokens"][i][:, result.context]
+    words = tables.distinct(_seen(html.clip(result.words[t], 30)) for t in middle if t >= 0)
+    return "  ".join(words[:4])
+
+
+def _map(result: Features, rows: np.ndarray, part_id: str) -> html.Part:
+    """Decoder directions as points; a click on one opens its page."""
+    assert result.places is not None  # noqa: S101  the caller has looked
+    drawn = rows[np.isfinite(result.places[rows]).all(1)]
+    names = [_named(result, i).rpartition("=")[0] or "no name" for i in drawn]
+    way = {"umap": "UMAP", "pca": "PCA"}.get(result.layout or "", "")
+    alt = (
+        f"{way} map of the decoder directions of {len(drawn):,} {result.unit}s, of which "
+        f"{sum(n != 'no name' for n in names):,} have a name. Gaps and distances in it mean little."
+    )
+    said = [
+        " · ".join(filter(None, (f"{result.unit} {result.latents[i]}", _named(result, i),
+                                 _strongest(result, i))))
+        for i in drawn
+    ]  # fmt: skip
+    return points(
+        f"{part_id}-map",
+        result.places[drawn],
+        names,
+        said,
+        alt=alt,
+        kind=result.unit,
+        link=f"{part_id}-",
+        number=result.latents[drawn],
+    )
+
+
+def _summary(result: Features, alive: int, shown: int, whole: int) -> html.Part:
     named = int(result.named.sum())
-    text = f"Of {tables.plural(len(result), 'latent')} {len(result.dead):,} never fired. "
+    one = result.unit
+    text = f"Of {tables.plural(len(result), one)} {len(result.dead):,} never fired. "
     if result.labels:
         text += (
             f"{named:,} have a name: a label of the data of which a firing is a good sign, on "
@@ -105,8 +186,8 @@ def _summary(result: Features, alive: int, shown: int) -> html.Part:
     else:
         text += "None has a name, for want of labels of single tokens. "
     text += (
-        "The stronger a token's background, the stronger the latent fires there, against its "
-        "strongest firing anywhere; a token's title says the number."
+        f"Each {one} has a page, which opens from the table or the map. The stronger a token's "
+        f"background there, the stronger the {one} fires, against its strongest firing anywhere."
     )
     cells: list[html.Cell] = [text]
     if shown < alive:
@@ -114,6 +195,12 @@ def _summary(result: Features, alive: int, shown: int) -> html.Part:
             " ",
             html.Strong(f"{shown:,} of the {alive:,} that fire are shown"),
             "; the others do not fit in the page's size and are in the saved result.",
+        ]
+    if whole < shown:
+        cells += [
+            " ",
+            html.Strong(f"Examples are there for the first {whole:,} of {shown:,}"),
+            "; the others' do not fit in the page's size and are in the saved result.",
         ]
     return html.Paragraph(tuple(cells), "note")
 
@@ -128,111 +215,10 @@ def _dead(result: Features) -> html.Part:
         rows.append(
             (html.Data(reason), len(latents), html.Data(", ".join(latents[:DEAD]) + more, 1000))
         )
-    columns = (html.Column("why"), html.Column("latents", True), html.Column("which"))
-    return html.Details("Latents that never fired", (html.Table("", columns, tuple(rows)),))
-
-
-def _card(
-    feature: Feature, result: Features, part_id: str, present: set[int], *, open_: bool = False
-) -> html.Details:
-    """A feature, folded to its number, its name, its density and its strongest tokens."""
-    parts: list[html.Part] = [_numbers(feature, result)]
-    if feature.predicts is not None:
-        parts.append(_label(feature, result.about))
-    parts.append(_examples(_distinct(feature.top)[:TOP], feature.strongest))
-    parts.append(_bands(feature))
-    for side, words in (("Raises", feature.raised), ("Lowers", feature.lowered)):
-        if words:
-            shown = tables.listed([html.Code(_seen(w), 40) for w, _ in words])
-            parts.append(html.Paragraph((f"{side} the logits of ", *shown)))
-    if feature.partners:
-        said = [_partner(p, part_id, present) for p in feature.partners]
-        cells: list[html.Cell] = []
-        for i, cell in enumerate(said):
-            cells += ["; " if i else "", *cell]
-        parts.append(html.Paragraph(("Fires together with ", *cells)))
-    if feature.aligned:
-        probes = [f"{a.probe} {a.cosine:+.2f}" for a in feature.aligned[:5]]
-        level = f" (random directions reach {result.random_alignment:.2f})"
-        parts.append(
-            html.Paragraph(("Cosine with probes: ", html.Data(", ".join(probes), 400), level))
-        )
-    return html.Details(_title(feature), tuple(parts), id=f"{part_id}-{feature.latent}", open=open_)
-
-
-def _title(feature: Feature) -> str:
-    name = f" · {feature.name}" if feature.name else ""
-    tokens = tables.distinct(_seen(e.tokens[e.at]) for e in feature.top)[:4]
-    return " · ".join(
-        [
-            f"Latent {feature.latent}{name}",
-            f"{_percent(feature.density)} of tokens",
-            "  ".join(html.clip(t, 30) for t in tokens),
-        ]
+    columns = (html.Column("why"), html.Column(f"{result.unit}s", True), html.Column("which"))
+    return html.Details(
+        f"{result.unit.capitalize()}s that never fired", (html.Table("", columns, tuple(rows)),)
     )
-
-
-def _numbers(feature: Feature, result: Features) -> html.Part:
-    used = np.flatnonzero(feature.histogram)
-    first, last = int(used[0]), int(used[-1]) + 1
-    bars = html.Bars(
-        feature.histogram[first:last].tolist(),
-        f"Histogram of its activations above 0, on a logarithmic axis from "
-        f"{result.edges[first]:.3g} to {result.edges[last]:.3g}",
-    )
-    text = (
-        f" Fires at {_percent(feature.density)} of the tokens ({feature.fires:,}), with "
-        f"{feature.mean:.3g} in the mean and {feature.strongest:.3g} at most."
-    )
-    return html.Paragraph((bars, text))
-
-
-def _label(feature: Feature, about: Mapping[str, str]) -> html.Part:
-    best = feature.predicts
-    assert best is not None  # noqa: S101  the caller has looked
-    asked = about.get(best.label.rpartition("=")[0], "")
-    said = "Named for" if feature.name else "No name; best predicts"
-    return html.Paragraph(
-        (
-            f"{said} ",
-            html.Data(best.label, 80),
-            *((" (", html.Data(asked, 120), ")") if asked else ()),
-            f": precision {_score(best.precision)} at a base rate of {_score(best.base_rate)}, "
-            f"recall {_score(best.recall)}, F1 {_score(best.f1)} (chance "
-            f"{_score(best.chance_f1)}).",
-        )
-    )
-
-
-def _examples(examples: Sequence[Example], most: float) -> html.Part:
-    rows = tuple(html.Highlight(e.tokens, e.activations, most, e.at) for e in examples)
-    return html.Items(rows, kind="examples")
-
-
-def _bands(feature: Feature) -> html.Part:
-    parts: list[html.Part] = []
-    for band in reversed(feature.bands):
-        if not band.examples:
-            continue
-        text = (
-            f"Quantiles {band.low:g} to {band.high:g}: activations {band.least:.3g} to "
-            f"{band.most:.3g}"
-        )
-        parts.append(html.Paragraph((text,), "note"))
-        parts.append(_examples(_distinct(band.examples), feature.strongest))
-    return html.Details("Weaker firings", tuple(parts))
-
-
-def _distinct(examples: Sequence[Example]) -> list[Example]:
-    """Examples that differ in the last four tokens: data may hold a passage several times."""
-    passages = {e.tokens[max(0, e.at - 3) : e.at + 1]: e for e in reversed(examples)}
-    return list(passages.values())[::-1]
-
-
-def _partner(partner: Partner, part_id: str, present: set[int]) -> tuple[html.Cell, ...]:
-    name = f"latent {partner.latent}"
-    link = html.Link(name, f"{part_id}-{partner.latent}") if partner.latent in present else name
-    return (link, f" ({partner.tokens:,} times, {partner.expected:,.0f} by chance)")
 
 
 def _seen(token: str) -> str:
@@ -241,10 +227,6 @@ def _seen(token: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %"
-
-
-def _score(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "undefined"
 
 
 def _alt(result: Features) -> str:

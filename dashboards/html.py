@@ -29,6 +29,7 @@ __all__ = [
     "Highlight",
     "Items",
     "Link",
+    "Live",
     "Missing",
     "Page",
     "Paragraph",
@@ -461,6 +462,33 @@ class Figure(Part):
             f"<figcaption>{_text(alt)} {render(self.caption)}</figcaption>\n{table}"
             f'<script type="application/json"{_attributes(id=f"{self.id}-spec")}>'
             f"{_json(self.spec)}</script>\n</figure>\n"
+        )
+
+
+@dataclass(frozen=True)
+class Live(Part):
+    """What the page's script builds when it is there: a table, pages of features, a map.
+
+    Parameters
+    ----------
+    id : of the box; its data stand in ``{id}-data``.
+    kind : which of the script's builders fills it.
+    data : JSON, arrays as `dashboards.packed.pack` makes them; texts already visible and cut.
+    still : what stands there without a script.
+    """
+
+    id: str
+    kind: str
+    data: Mapping[str, Any]
+    still: tuple[Part, ...] = ()
+
+    def html(self, level: int = 2) -> str:
+        """A box, what is in it without a script, and its data."""
+        frame = _attributes(id=self.id, class_="live", data_live=self.kind, data_level=level)
+        return (
+            f'<div{frame}><div class="still">{render(self.still, level)}</div></div>\n'
+            f'<script type="application/json"{_attributes(id=f"{self.id}-data")}>'
+            f"{_json(self.data)}</script>\n"
         )
 
 

@@ -20,6 +20,7 @@ from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.flow import flow_reading
 from dashboards.headlines import glossary, headlines
+from dashboards.layers import layer_views
 from dashboards.sae import density_reading, recovered_reading
 from dashboards.sparsity import sparsity_reading
 from dashboards.thinning import thinning_reading
@@ -46,8 +47,10 @@ from saes.training import Training
 
 __all__ = ["Report", "summary_html"]
 
-BUDGET = 8_000_000
+BUDGET = 12_000_000
 """Bytes that a page may have, plotly.js included."""
+SCRIPTS = ("shared", "table", "latents", "points", "layers", "report")
+"""The page's own scripts, in the order they run."""
 NARROW = 600
 """Width in px below which figures use smaller type."""
 SUMMARY_BYTES = 200_000
@@ -154,7 +157,8 @@ class Report:
 
     def html(self) -> str:
         """The page, which states its own size."""
-        library, style, script = plotly.offline.get_plotlyjs(), _asset("css"), _asset("js")
+        library, style = plotly.offline.get_plotlyjs(), _asset("report.css")
+        script = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
         fixed = len(library.encode()) + len(style.encode()) + len(script.encode())
         overview = [
             *_overview(self.results),
@@ -292,8 +296,11 @@ def _sections(results: Sequence[Result], room: int) -> tuple[list[html.Section],
         range(len(results)), key=lambda i: (concepts.index(tables.concept(results[i])), i)
     )
     for i, result in ((i, results[i]) for i in order):
+        near: list[html.Part] = []
+        if isinstance(result, ConceptDepth):
+            near = layer_views(result, results, ids, ids[id(result)], f"fig{i + 1}")
         for full in (True, False):
-            part = _part(result, titles[i], ids[id(result)], f"fig{i + 1}", full=full, room=room)
+            part = _part(result, titles[i], ids[id(result)], f"fig{i + 1}", near, full, room)
             size = _bytes([part])
             if size <= room:
                 room -= size
@@ -334,9 +341,18 @@ def _titles(results: Sequence[Result]) -> list[str]:
 
 
 def _part(
-    result: Result, title: str, part_id: str, figure_id: str, *, full: bool, room: int
+    result: Result,
+    title: str,
+    part_id: str,
+    figure_id: str,
+    near: Sequence[html.Part],
+    full: bool,
+    room: int,
 ) -> html.Section:
-    """What was found for one result: its figure, its table, its data, and warnings."""
+    """What was found for one result: its figure, its table, its data, and warnings.
+
+    ``near`` is what stands below the figure.
+    """
     parts: list[html.Part] = []
     if isinstance(result, ConceptDepth):
         parts += depth_page.asked(result)
@@ -347,6 +363,8 @@ def _part(
     if not full:
         notice = "The figure and the tables are left out to keep the page within its size."
         parts.append(html.Paragraph((notice,), "warning"))
+    elif isinstance(result, ClusterMap):
+        parts.append(alignment.map_points(result, part_id))
     elif drawable:
         fig = figure(result)
         if isinstance(result, ConceptDepth):
@@ -356,6 +374,7 @@ def _part(
         height = int(fig.layout.height or 440) - 40
         alt = fig.layout.meta["alt"]
         parts.append(html.Figure(figure_id, tables.spec(fig), alt, _reading(result), table, height))
+        parts += near
     else:
         parts.append(tables.frame_table(result.to_frame(), tables.concept(result)))
     if full and isinstance(result, Features):
@@ -440,5 +459,5 @@ def _bytes(parts: "Sequence[html.Part] | html.Part") -> int:
     return len(html.render(parts).encode("utf-8"))
 
 
-def _asset(kind: str) -> str:
-    return resources.files("dashboards").joinpath(f"assets/report.{kind}").read_text("utf-8")
+def _asset(name: str) -> str:
+    return resources.files("dashboards").joinpath(f"assets/{name}").read_text("utf-8")

@@ -10,6 +10,7 @@ from interp.capturing import Progress
 from interp.errors import ParameterError
 from interp.runs import versions
 from saes.base import SAE
+from saes.directions import nearest, spread
 from saes.meanings import RANDOM, Probes, alignment, logit_effect, names, unit_directions
 from saes.records import Features
 from saes.survey import Survey
@@ -32,8 +33,10 @@ def features(
     per_band: int = 2,
     context: int = 10,
     partners: int = 5,
+    neighbours: int = 5,
     words: int = 8,
     probes: Probes = (),
+    layout: str | None = None,
     model: Any = None,
     batch_size: int | None = None,
     max_length: int | None = None,
@@ -69,9 +72,11 @@ def features(
     per_band : examples of each band, at most, drawn uniformly.
     context : tokens shown on either side.
     partners : latents that fire most often at the same tokens.
+    neighbours : latents with the nearest decoder rows.
     words : tokens that the decoder row raises and lowers most.
     probes : directions to compare decoder rows with: {name: [d_out]}, or results of
         `probes.concept_depth`, read at the same hook point.
+    layout : of a map of the decoder rows: ``umap``, ``pca``, or None for none.
     model : of a store: for its tokenizer and its unembedding.
     batch_size : documents of a forward, or rows of a store that are read at once.
     max_length : cut longer texts to so many tokens.
@@ -91,7 +96,7 @@ def features(
     The logit effect is that of `probes.logit_lens`, read linearly; where the decoder does not
     write to the residual stream, it is that of adding the row there.
     """
-    for option, value in (("partners", partners), ("words", words)):
+    for option, value in (("partners", partners), ("neighbours", neighbours), ("words", words)):
         if value < 1:
             raise ParameterError(f"{option} must be at least 1; got {value}.")
     survey = Survey(
@@ -130,6 +135,8 @@ def features(
     if source.ids is None:
         reasons["words"] = "the store was given without its texts and model; places stand for words"
     aligned = alignment(sae, chosen, directions, seed)
+    places, why = spread(sae, chosen, fires, layout, seed)
+    reasons |= {"places": why} if why else {}
     return Features(
         name=name
         or f"{source.data.name if source.data is not None else 'store'}.{source.hookpoint}",
@@ -163,6 +170,10 @@ def features(
         dead={str(i): _why_dead(sae, int(i)) for i in chosen[fires == 0]},
         seed=seed,
         notes=_notes(survey, directions),
+        unit=getattr(sae, "unit", "latent"),
+        neighbours=nearest(sae, chosen, neighbours),
+        places=places,
+        layout=None if places is None else layout,
     )
 
 

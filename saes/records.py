@@ -13,7 +13,7 @@ from interp.results import Result
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Aligned", "Band", "Example", "Feature", "Features", "Name", "Partner"]
+__all__ = ["Aligned", "Band", "Example", "Feature", "Features", "Name", "Near", "Partner"]
 
 
 class Example(NamedTuple):
@@ -51,6 +51,13 @@ class Partner(NamedTuple):
     tokens: int
     expected: float
     pmi: float
+
+
+class Near(NamedTuple):
+    """A latent whose decoder row points nearly the same way, and the cosine of the two, -1 to 1."""
+
+    latent: int
+    cosine: float
 
 
 class Aligned(NamedTuple):
@@ -98,6 +105,7 @@ class Feature(NamedTuple):
     predicts: Name | None
     name: str | None
     dead: str | None
+    near: tuple[Near, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +151,14 @@ class Features(Result):
     dead : latent -> why it never fired.
     seed : of the samples, the halves and the random directions.
     notes : what was done, in sentences.
+    unit : what a latent is called: ``latent``, ``code`` or ``neuron``.
+    neighbours : ``index`` [f, p] (-1: none) and ``cosine`` of the nearest decoder rows of all
+        latents; None in results of earlier versions.
+    places : [f, 2] a map of the decoder rows, nan for what it leaves out; or None.
+    layout : how it was made: ``umap``, ``pca``, or None.
+    images : of a vision store's data: ``document`` [m], ``pixels`` [m, h, w, 3] bytes, small
+        pictures of the documents of the examples, and ``grid`` [2], the rows and columns of
+        positions in each; or None.
     """
 
     kind: ClassVar[str] = "sae_features"
@@ -186,6 +202,11 @@ class Features(Result):
     dead: dict[str, str]
     seed: int
     notes: tuple[str, ...] = field(default_factory=tuple)
+    unit: str = "latent"
+    neighbours: dict[str, NDArray] | None = None
+    places: NDArray | None = None
+    layout: str | None = None
+    images: dict[str, NDArray] | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -281,7 +302,14 @@ class Features(Result):
             predicts=Name(self.labels[best], *scores) if best >= 0 else None,
             name=self._name(i),
             dead=self.dead.get(str(latent)),
+            near=self._near(i),
         )
+
+    def _near(self, i: int) -> tuple[Near, ...]:
+        if self.neighbours is None:
+            return ()
+        pairs = zip(self.neighbours["index"][i], self.neighbours["cosine"][i], strict=True)
+        return tuple(Near(int(j), float(c)) for j, c in pairs if j >= 0)
 
     def _band(self, i: int, b: int) -> Band:
         low, high = self.quantiles[b : b + 2]

@@ -5,6 +5,7 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const paper = window.matchMedia("print");
   const boxes = Array.from(document.querySelectorAll(".plot[data-spec]"));
+  const report = window.interpReport;
   const specs = new Map();
   let narrow = null;
 
@@ -46,20 +47,26 @@
     // The label of the box says what the picture shows; the buttons in it stay within reach.
     box.setAttribute("role", "group");
     for (const svg of box.querySelectorAll(".main-svg")) svg.setAttribute("aria-hidden", "true");
+    box.dispatchEvent(new Event("drawn"));
   }
 
   function drawAll() {
     boxes.forEach(draw);
   }
 
-  // One figure at a time, so that the page answers while many are drawn.
+  // One part at a time, those in sight first, so that the page answers while many are drawn.
   function drawInTurn(queue) {
-    const box = queue.shift();
-    if (!box) {
+    if (!queue.length) {
       document.documentElement.dataset.drawn = "all";
       return;
     }
-    draw(box);
+    const seen = queue.findIndex((part) => {
+      const edge = part.getBoundingClientRect();
+      return edge.bottom > 0 && edge.top < window.innerHeight;
+    });
+    const [part] = queue.splice(Math.max(seen, 0), 1);
+    if (part.dataset.spec) draw(part);
+    else report.build(part.id);
     window.setTimeout(() => drawInTurn(queue), 0);
   }
 
@@ -73,7 +80,9 @@
 
   // A link to something folded away opens it.
   function reveal() {
-    let part = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+    const name = location.hash.slice(1);
+    let part = name && document.getElementById(name);
+    if (name && !part) report.openers.some((open) => open(name));
     for (; part; part = part.parentElement) {
       part.hidden = false;
       if (part.tagName === "DETAILS") part.open = true;
@@ -113,6 +122,9 @@
     }
   });
   narrow = document.documentElement.clientWidth < settings.narrow;
-  reveal();
-  drawInTurn(boxes.slice());
+  // The words of the page are painted before the first figure is drawn.
+  window.requestAnimationFrame(() => window.setTimeout(() => {
+    reveal();
+    drawInTurn(Array.from(document.querySelectorAll(".plot[data-spec], .live")));
+  }, 0));
 })();

@@ -319,6 +319,8 @@ def codes_on(books: Codebooks, text: str) -> "pd.DataFrame":
 class _Nearness(Codebook):
     """A codebook whose latents say how near the chosen codes are: 1 + cosine, 0 to 2."""
 
+    unit = "code"
+
     def encode_sparse(self, x: Float[Tensor, "... d_in"]) -> Codes:
         a = self.normed(self._rows(x, self.in_shape))
         ids = self.nearest(a)[0]
