@@ -76,7 +76,8 @@ def _examples(result: Features, rows: NDArray) -> tuple[dict[str, Any], dict[int
     tables: dict[str, NDArray] = {}
     for key in ("document", "position", "tokens", "activations"):
         top, bands = result.top[key][rows], result.bands[key][rows]
-        bands = bands[:, ::-1].reshape(len(rows), -1, *bands.shape[3:])  # the highest band first
+        wide = bands.shape[1] * bands.shape[2]
+        bands = bands[:, ::-1].reshape(len(rows), wide, *bands.shape[3:])  # the highest band first
         tables[key] = np.concatenate([top, bands], axis=1)
     used = np.unique(tables["tokens"])
     used = used[used >= 0]

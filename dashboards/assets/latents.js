@@ -2,8 +2,7 @@
 (function () {
   "use strict";
   const report = window.interpReport;
-  const { unpack, row, element, drawing, heading, number, share, count, seen } = report;
-  const pages = [];
+  const { unpack, row, element, heading, number, share, count, seen } = report;
 
   // What is known of the latents, by their row in the table.
   function reader(data) {
@@ -37,8 +36,14 @@
 
     function top(i) { return some(i, 0, examples.top); }
 
+    // The tokens at which it fires most strongly, each once.
     function strongest(i) {
-      return Array.from(new Set(top(i).map((e) => seen(e.tokens[e.at])))).slice(0, 4);
+      if (i >= given) return [];
+      const tokens = row(examples.tokens, i), documents = row(examples.document, i), found = new Set();
+      for (let e = 0; e < examples.top && found.size < 4; e += 1) {
+        if (documents[e] >= 0) found.add(seen(data.words[tokens[e * width + context]]));
+      }
+      return Array.from(found);
     }
 
     function label(i) {
@@ -55,18 +60,25 @@
       return [at, cosines[at]];
     }
 
+    function name(i) { return data.unit + " " + latent[i]; }
+
     function text(i) {
-      const words = [data.unit, String(latent[i]), "·", label(i)];
-      some(i, 0, each).forEach((e) => words.push(e.tokens.join("")));
-      if (data.alignment) words.push(data.probes[best(i)[0]]);
-      return words.join(" ");
+      let words = name(i) + " · " + label(i);
+      if (data.alignment) words += " " + data.probes[best(i)[0]];
+      if (i >= given) return words;
+      const tokens = row(examples.tokens, i), documents = row(examples.document, i);
+      for (let t = 0; t < tokens.length; t += 1) {
+        if (t % width === 0) words += " ";
+        if (tokens[t] >= 0 && documents[Math.floor(t / width)] >= 0) words += data.words[tokens[t]];
+      }
+      return words;
     }
 
     return {
       data, latent, place, top, some, each, given, strongest, label, best, text,
       density: (i) => of("fires")[i] / data.n,
-      name: (i) => data.unit + " " + latent[i],
-      link: (i) => element("a", { href: "#" + data.page + latent[i] }, data.unit + " " + latent[i]),
+      name,
+      link: (i) => element("a", { href: "#" + data.page + latent[i] }, name(i)),
     };
   }
 
@@ -121,21 +133,19 @@
     const { data } = reader_, counts = row(data.histogram, i), edges = unpack(data.edges);
     const used = Array.from(counts.keys()).filter((b) => counts[b]);
     const bins = counts.slice(used[0], used[used.length - 1] + 1), low = used[0], most = Math.max(...bins);
-    const wide = 420, tall = 96, step = Math.min(wide / bins.length, 60), peak = low + bins.indexOf(most);
+    const peak = low + bins.indexOf(most);
     const said = "Histogram of the activations above 0 of " + reader_.name(i) + ": " + count(unpack(data.fires)[i]) +
       " firings from " + number(edges[low]) + " to " + number(edges[low + bins.length]) + " on a logarithmic axis, most of them (" +
       count(most) + ") from " + number(edges[peak]) + " to " + number(edges[peak + 1]) + ".";
-    const svg = drawing("svg", { viewBox: "0 0 " + wide + " " + (tall + 18), role: "img", "aria-label": said, class: "histogram" });
-    bins.forEach((n, b) => {
-      const height = n ? Math.max(1, n / most * tall) : 0;
-      svg.append(drawing("rect", { x: b * step, y: tall - height, width: step * 0.86, height, fill: "currentColor" }));
-    });
-    for (const b of new Set([0, Math.floor(bins.length / 2), bins.length])) {
-      const anchor = b === 0 ? "start" : b * step > wide - 40 ? "end" : "middle";
-      svg.append(drawing("text", { x: b * step, y: tall + 14, "text-anchor": anchor, class: "tick" }, number(edges[low + b])));
-    }
+    const bars = element("div", { class: "histogram", role: "img", "aria-label": said }, Array.from(bins, (n) => {
+      const bar = element("i");
+      bar.style.height = (n ? Math.max(1, 100 * n / most) : 0) + "%";
+      return bar;
+    }));
+    const ticks = [0, bins.length].map((b) => element("span", {}, number(edges[low + b])));
+    const axis = element("div", { class: "ticks", "aria-hidden": "true" }, ticks);
     const rows = Array.from(bins, (n, b) => [number(edges[low + b]), number(edges[low + b + 1]), count(n)]);
-    return element("figure", {}, svg, element("figcaption", {}, said),
+    return element("figure", {}, bars, axis, element("figcaption", {}, said),
       element("details", {}, element("summary", {}, "Data table"), small("Firings by activation", [["from", true], ["to", true], ["firings", true]], rows)));
   }
 

@@ -6,7 +6,6 @@ window.interpReport = (function () {
     i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array,
     f4: Float32Array, f8: Float64Array,
   };
-  const SVG = "http://www.w3.org/2000/svg";
   const builders = {}, built = new Map(), data = new Map(), openers = [];
   let halves = null;
 
@@ -45,13 +44,6 @@ window.interpReport = (function () {
       if (attributes[name] !== null && attributes[name] !== undefined) made.setAttribute(name, attributes[name]);
     }
     made.append(...children.flat().filter((child) => child !== null && child !== undefined));
-    return made;
-  }
-
-  function drawing(tag, attributes, ...children) {
-    const made = document.createElementNS(SVG, tag);
-    for (const name of Object.keys(attributes)) made.setAttribute(name, attributes[name]);
-    made.append(...children);
     return made;
   }
 
@@ -100,5 +92,5 @@ window.interpReport = (function () {
     return built.get(id);
   }
 
-  return { builders, openers, unpack, row, element, drawing, heading, number, share, count, seen, read, build };
+  return { builders, openers, unpack, row, element, heading, number, share, count, seen, read, build };
 })();

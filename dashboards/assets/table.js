@@ -2,7 +2,7 @@
 (function () {
   "use strict";
   const { element, count } = window.interpReport;
-  const PAGE = 50;
+  const PAGE = 50, SLICE = 100;
 
   // spec: caption, noun (of many rows), count, columns [{name, number, value(i), cell(i)}],
   // text(i) that is searched. Gives {show(i)}, which turns to the page of a row.
@@ -74,20 +74,23 @@
       find();
     }
 
-    function prepare() {
-      for (let i = texts.length; i < spec.count; i += 1) texts.push(spec.text(i).toLowerCase());
+    // What is searched, made when it is first wanted: some rows at a time while nobody waits.
+    function prepare(rows) {
+      const end = Math.min(texts.length + rows, spec.count);
+      for (let i = texts.length; i < end; i += 1) texts.push(spec.text(i).toLowerCase());
+      if (end < spec.count) window.setTimeout(() => prepare(SLICE), 0);
     }
 
     // Rows with every word, and every phrase in quotes, of the field.
     function find() {
       const typed = field.value.toLowerCase().match(/"[^"]+"|[^\s"]+/g) || [];
       const words = typed.map((word) => word.replaceAll('"', ""));
-      if (words.length) prepare();
+      if (words.length) prepare(spec.count);
       shown = words.length ? order.filter((i) => words.every((word) => texts[i].includes(word))) : order;
       turn(0);
     }
 
-    field.addEventListener("focus", () => window.setTimeout(prepare, 0), { once: true });
+    field.addEventListener("focus", () => window.setTimeout(() => prepare(SLICE), 0), { once: true });
     field.addEventListener("input", find);
     draw();
     return {

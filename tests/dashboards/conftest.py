@@ -1,5 +1,7 @@
-"""Results to draw, texts that attack, and a reader of tags."""
+"""Results to draw, texts that attack, a reader of tags, and a browser with the network cut."""
 
+import contextlib
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -27,6 +29,18 @@ ATTACKS = {
     "separator": "a\u2028b\u2029c",
     "long": "x" * 1_000_000,
 }
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 class Reader(HTMLParser):
@@ -321,3 +335,37 @@ def attacks():
 def reader():
     """Parses HTML into ``.tags``, ``.attributes`` and ``.text``."""
     return Reader
+
+
+@pytest.fixture(scope="session")
+def browser():
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium on the path; Debian's package `chromium` brings one")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is in the extra `dev`")
+    with api.sync_playwright() as play:
+        started = play.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a file and waits until all is drawn; gives the page, its complaints and requests."""
+    with contextlib.ExitStack() as stack:
+
+        def open_(path, width=1280, scheme="light", until="html[data-drawn=all]"):
+            context = browser.new_context(
+                viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+            )
+            stack.callback(context.close)
+            page = context.new_page()
+            complaints, requests = [], []
+            page.on("console", lambda m: complaints.append(m.text))
+            page.on("pageerror", lambda e: complaints.append(str(e)))
+            page.on("request", lambda r: requests.append(r.url))
+            page.goto(path.as_uri())
+            page.wait_for_selector(until)
+            return page, complaints, requests
+
+        yield open_

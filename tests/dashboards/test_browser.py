@@ -1,8 +1,5 @@
 """The page in a real browser, opened from disk with the network cut."""
 
-import contextlib
-import shutil
-
 import numpy as np
 import pytest
 
@@ -10,57 +7,12 @@ from dashboards import Report
 
 pytestmark = pytest.mark.browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip("no Chromium on the path; Debian's package `chromium` brings one")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is in the extra `dev`")
-    with api.sync_playwright() as play:
-        started = play.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, six):
     return Report(six, command="interp probe").write(tmp_path_factory.mktemp("r") / "report.html")
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens a file and waits until all is drawn; gives the page, its complaints and requests."""
-    with contextlib.ExitStack() as stack:
-
-        def open_(path, width=1280, scheme="light", until="html[data-drawn=all]"):
-            context = browser.new_context(
-                viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-            )
-            stack.callback(context.close)
-            page = context.new_page()
-            complaints, requests = [], []
-            page.on("console", lambda m: complaints.append(m.text))
-            page.on("pageerror", lambda e: complaints.append(str(e)))
-            page.on("request", lambda r: requests.append(r.url))
-            page.goto(path.as_uri())
-            page.wait_for_selector(until)
-            return page, complaints, requests
-
-        yield open_
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -246,51 +198,3 @@ def test_a_script_that_got_in_would_not_run(opened, path, tmp_path):
     hurt.write_text(f"<!DOCTYPE html><body>{tag}", encoding="utf-8")
     page, _, _ = opened(hurt, until="img")
     assert page.evaluate("window.hit") == 1
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_features_are_found_by_typing_and_opened_by_keys(opened, features, tmp_path, width, scheme):
-    path = Report(features(n=9)).write(tmp_path / "features.html")
-    page, complaints, _ = opened(path, width, scheme)
-    items = page.locator(".filtered > li")
-    field = page.get_by_label("Search the latents")
-    field.focus()
-    page.keyboard.type("latent 3")
-    assert page.locator(".filtered > li:not([hidden])").count() > 1  # a 3 is in every one
-    field.fill("")
-    field.focus()
-    page.keyboard.type('"LATENT 3 ·" fires')
-    assert page.locator(".filtered > li:not([hidden])").count() == 1
-    assert page.locator(".filter output").inner_text() == "1 of 8 shown"
-    page.keyboard.press("Tab")
-    summary = page.locator(".filtered > li:not([hidden]) > details")
-    assert summary.get_attribute("open") is None
-    page.keyboard.press("Enter")
-    assert summary.get_attribute("open") is not None
-    # a link to a feature that the field hides shows it
-    link = summary.locator("a").first
-    target = page.locator(str(link.get_attribute("href")))
-    assert not target.is_visible()
-    link.click()
-    target.wait_for(state="visible")
-    assert target.get_attribute("open") is not None
-    field.fill("no such word")
-    assert page.locator(".filtered > li:not([hidden])").count() == 0
-    field.fill("")
-    assert page.locator(".filtered > li:not([hidden])").count() == items.count() == 8
-    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    assert page.evaluate(OVERFLOW) <= 0
-    assert complaints == []
-
-
-def test_features_stand_without_a_script(browser, features, tmp_path):
-    path = Report(features()).write(tmp_path / "features.html")
-    context = browser.new_context(java_script_enabled=False, offline=True)
-    page = context.new_page()
-    page.goto(path.as_uri())
-    assert page.locator(".filtered > li:visible").count() == 5
-    assert not page.get_by_label("Search the latents").is_visible()
-    page.locator(".filtered > li > details > summary").nth(3).click()
-    assert page.locator(".filtered > li").nth(3).locator("mark").first.is_visible()
-    context.close()

@@ -1,5 +1,7 @@
-"""The feature page: what it says, that it fits, and that no token becomes markup."""
+"""The feature pages: the page's data are the result's, they fit, and no token becomes markup."""
 
+import base64
+import json
 import re
 from dataclasses import replace
 from importlib import resources
@@ -9,6 +11,7 @@ import pytest
 
 from dashboards import Report, figure, html
 from dashboards.features import feature_list
+from dashboards.packed import pack, smallest, texts
 
 
 @pytest.fixture(scope="module")
@@ -20,19 +23,81 @@ def page(result, room=10**6):
     return html.render(feature_list(result, "r1", room))
 
 
-def test_every_firing_latent_has_a_card_and_the_dead_are_said(found, reader):
-    read = reader(page(found))
-    for feature in list(found)[:-1]:
-        assert f"Latent {feature.latent} · " in read.text
-        assert f"({feature.fires:,}), with {feature.mean:.3g} in the mean" in read.text
-    assert "Latent 5 · " not in read.text and "it fired at no token of the data" in read.text
-    assert "1 never fired" in read.text
-    assert f"random directions reach {found.random_alignment:.2f}" in read.text
-    first = found[0].partners[0]
-    assert f"latent {first.latent} ({first.tokens:,} times" in read.text
-    links = {v for k, v in read.attributes if k == "href"}
-    ids = {v for k, v in read.attributes if k == "id"}
-    assert links and {link[1:] for link in links} <= ids
+def data_of(text, part="r1-list"):
+    return json.loads(re.search(rf'id="{part}-data">(.*?)</script>', text, re.S)[1])
+
+
+def unpacked(packed):
+    values = np.frombuffer(base64.b64decode(packed["bdata"]), np.dtype(packed["dtype"]))
+    return values.reshape(packed["shape"])
+
+
+@pytest.mark.parametrize(
+    "values, dtype",
+    [([0, 255], "u1"), ([-1, 127], "i1"), ([256], "u2"), ([-129], "i2"), ([2**31 - 1], "i4"),
+     ([2**40], "f8"), ([True, False], "u1"), ([], "u1")],
+)  # fmt: skip
+def test_whole_numbers_take_the_smallest_type_and_come_back(values, dtype):
+    packed = pack(np.array(values))
+    assert packed["dtype"] == dtype == smallest(np.array(values))
+    assert unpacked(packed).tolist() == values
+
+
+def test_halves_keep_a_thousandth_and_saturate():
+    values = np.array([1.0, 1 / 3, -2e-5, np.nan, 1e9, -1e9])
+    back = unpacked(pack(values, "f2")).astype(float)
+    np.testing.assert_allclose(back[:3], values[:3], rtol=2e-3)
+    assert np.isnan(back[3]) and back[4:].tolist() == [65504, -65504]
+    assert len(pack(values, "f2")["bdata"]) < len(pack(values, "f4")["bdata"])
+
+
+def test_texts_are_visible_and_cut():
+    assert texts(["a\x00\u202eb", "x" * 200], 80) == ["a␀⟨U+202E⟩b", "x" * 79 + "…"]
+
+
+def test_the_pages_hold_what_the_records_hold(found):
+    data = data_of(page(found))
+    latent = unpacked(data["latent"]).tolist()
+    assert sorted(latent) == [0, 1, 2, 3, 4]  # the last is dead
+    examples = data["examples"]
+    tokens, acts = unpacked(examples["tokens"]), unpacked(examples["activations"])
+    for i, number in enumerate(latent):
+        feature = found[number]
+        assert unpacked(data["fires"])[i] == feature.fires
+        assert unpacked(data["strongest"])[i] == pytest.approx(feature.strongest)
+        np.testing.assert_array_equal(unpacked(data["histogram"])[i], feature.histogram)
+        for e, example in enumerate(feature.top):
+            shown = tokens[i, e][tokens[i, e] >= 0]
+            assert tuple(data["words"][t] for t in shown) == example.tokens
+            np.testing.assert_allclose(
+                acts[i, e][tokens[i, e] >= 0], example.activations, rtol=1e-3
+            )
+        # after the top examples come the bands, the highest first
+        first = feature.bands[-1].examples[0]
+        assert unpacked(examples["document"])[i, examples["top"]] == first.document
+        assert unpacked(examples["position"])[i, examples["top"]] == first.position
+        assert unpacked(data["partners"]["index"])[i][0] == feature.partners[0].latent
+        assert unpacked(data["alignment"])[i][0] == pytest.approx(
+            feature.aligned[0].cosine, abs=1e-3
+        )
+        assert unpacked(data["near"]["index"])[i].tolist() == [n.latent for n in feature.near]
+
+
+def test_the_dead_are_said_and_why(found, reader):
+    text = reader(page(found)).text
+    assert "it fired at no token of the data" in text and "1 never fired" in text
+
+
+def test_logits_share_the_words(found):
+    raised = np.array([[0, len(found.words)]] * len(found))
+    more = replace(
+        found, words=(*found.words, " new"), raised=raised, lowered=raised,
+        raised_logits=raised * 0.5, lowered_logits=raised * -0.5,
+    )  # fmt: skip
+    data = data_of(page(more))
+    said = [data["words"][w] for w in unpacked(data["logits"]["raised"])[0]]
+    assert said == [found.words[0], " new"]
+    assert data_of(page(found))["logits"] is None
 
 
 def test_a_background_is_the_share_of_the_strongest(reader):
@@ -53,59 +118,85 @@ def test_a_histogram_has_a_bar_a_bin(reader):
     assert reader(html.Bars([], "none").html()).tags == ["svg"]
 
 
-def test_tokens_are_text(found, attack, reader):
-    words = tuple(attack for _ in found.words)
+def hostile(found, text):
+    """The features with one text wherever text from data can stand."""
     raised = np.zeros((len(found), 2), np.int64)
-    hostile = replace(
+    return replace(
         found,
-        words=words,
-        labels=(attack,),
+        words=tuple(text for _ in found.words),
+        labels=(text,),
+        about={text: text},
         predicts=np.zeros(len(found), np.int64),
         named=np.ones(len(found), bool),
         raised=raised,
         lowered=raised,
         raised_logits=raised.astype(float),
         lowered_logits=raised.astype(float),
-        probes=(attack,),
+        probes=(text,),
+        places=np.zeros((len(found), 2), np.float32),
+        layout="pca",
     )
-    safe, read = reader(page(found)), reader(page(hostile, 10**7))
-    assert set(read.tags) <= {*safe.tags, "code", "bdi", "span"}
-    assert not {"script", "img"} & set(read.tags)
-    assert not [k for k, _ in read.attributes if k.startswith("on") or k == "autofocus"]
+
+
+def test_tokens_are_text(found, attack, reader):
+    safe, text = page(hostile(found, "plain")), page(hostile(found, attack), 10**7)
+    read = reader(text)
+    assert read.tags == reader(safe).tags
+    assert [k for k, _ in read.attributes] == [k for k, _ in reader(safe).attributes]
     assert "\u202e" not in read.text and "\x00" not in read.text and "\ud800" not in read.text
-    assert len(page(hostile, 10**7)) < 10**6
+    for part in ("r1-list", "r1-map"):
+        held = json.dumps(data_of(text, part), ensure_ascii=False)
+        assert not set(held) & set("\u202e\u2066\x00\x1b\ud800\u2028\u2029")
+    assert len(text) < 10**6
 
 
 def test_what_does_not_fit_is_left_out_and_said(found, reader):
     whole = page(found)
-    cut = page(found, len(whole.encode()) // 2)
-    assert len(cut) < len(whole) // 2 + 200
-    count = reader(cut).text.count("tokens (")
-    assert 0 < count < 5
-    assert f"{count} of the 5 that fire are shown" in reader(cut).text
-    assert "are shown" not in reader(whole).text
-    assert "0 of the 5 that fire are shown" in reader(page(found, 10)).text
+    size = len(whole) * 3 // 4 + 12_000
+    assert "Examples are there" not in whole and "are shown" not in whole
+    some = page(found, size)
+    assert len(some) <= size
+    count = data_of(some)["examples"]["document"]["shape"][0]
+    assert 0 < count < 5 and f"Examples are there for the first {count} of 5" in reader(some).text
+    assert len(unpacked(data_of(some)["latent"])) == 5  # the table is whole
+    none = page(found, 10)
+    assert "0 of the 5 that fire are shown" in reader(none).text and "r1-list" not in none
 
 
-def test_without_a_script_all_stands_and_no_field_is_offered(found):
+def test_without_a_script_the_first_stand_in_a_table(found, reader):
     text = page(found)
-    assert '<div class="filter" hidden>' in text and "<label for=" in text
-    items = text.split('<ul class="filtered"')[1]
-    assert "<li hidden" not in items and "display" not in items
+    still = re.search(r'<div class="still">(.*?)</div></div>', text, re.S)[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", still, re.S)[1:]
+    assert len(rows) == 5 and "latent 0" in reader(still).text and "<button" not in text
 
 
-def test_named_features_come_first(found, reader):
+def test_named_features_come_first(found):
     named = np.array([False, False, True, False, False, False])
     predicts = np.where(named, 0, -1)
-    text = reader(
-        page(replace(found, labels=("odd=1",), named=named, predicts=predicts, f1=named * 0.5))
-    ).text
-    assert text.index("Latent 2 · odd=1") < text.index("Latent 0 ·")
+    changed = replace(found, labels=("odd=1",), named=named, predicts=predicts, f1=named * 0.5)
+    data = data_of(page(changed))
+    assert unpacked(data["latent"])[0] == 2
+    assert unpacked(data["predicts"]["named"]).tolist() == [1, 0, 0, 0, 0]
+    rest = [found.fires[i] for i in unpacked(data["latent"])[1:]]
+    assert rest == sorted(rest, reverse=True)
+
+
+def test_a_map_stands_where_there_are_places(found):
+    assert "r1-map" not in page(found)
+    places = np.arange(12, dtype=np.float32).reshape(6, 2)
+    places[3] = np.nan
+    text = page(replace(found, places=places, layout="umap"))
+    data = data_of(text, "r1-map")
+    assert "UMAP map of the decoder directions of 4 latents" in data["alt"]
+    numbers = unpacked(data["number"]).tolist()
+    assert sorted(numbers) == [0, 1, 2, 4]
+    np.testing.assert_array_equal(unpacked(data["x"]), places[numbers, 0])
+    assert data["link"] == "r1-"
 
 
 def test_the_report_places_it_with_its_figure(found):
     text = Report([found]).html()
-    assert 'data-filter="result1-list"' in text and 'id="fig1"' in text
+    assert 'id="result1-list"' in text and 'id="fig1"' in text
     fig = figure(found)
     assert "5 of 6 latents fire" in fig.layout.meta["alt"]
     assert int(np.sum(fig.data[0].y)) == 5
