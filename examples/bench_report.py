@@ -45,8 +45,8 @@ def depth(name: str, seed: int) -> ConceptDepth:
     for key in ("accuracy", "shuffled", "random_model"):
         fields |= {f"{key}_low": curves[key] - 0.03, f"{key}_high": curves[key] + 0.03}
     return ConceptDepth(
-        name=name, n=POINTS, label="label", groups=None, about="Is it so?", layers=tuple(range(1, n)),
-        hookpoints=points, classes=("False", "True"),
+        name=name, n=POINTS, label="label", groups=None, about="Is it so?",
+        layers=tuple(range(1, n)), hookpoints=points, classes=("False", "True"),
         class_counts={"False": POINTS // 2, "True": POINTS // 2}, n_groups=None, folds=5,
         permutations=10, strengths=(1.0,), seed=seed, strength=np.ones((n, 5)), stratified=0.5,
         majority=0.5, bag_of_words=0.61, bag_of_words_low=0.58, bag_of_words_high=0.64,
@@ -133,7 +133,7 @@ def acts(part: str, cloud_part: str, curve: str) -> dict[str, str]:
         "clear the search": TYPE.format(part, "''"),
         "sort by density": f"document.querySelectorAll('#{part}-list .sort')[1].click()",
         "sort by label": f"document.querySelectorAll('#{part}-list .sort')[3].click()",
-        "next rows": f"[...document.querySelectorAll('#{part}-list .turner button')].at(-1).click()",
+        "next rows": f"document.querySelector('#{part}-list .turner button:last-of-type').click()",
         "open a latent": f"location.hash = '{part}-500'",
         "open its neighbour": f"document.querySelector('#{part}-list .beside a').click()",
         "close it": f"document.querySelector('#{part}-list .steps button').click()",

@@ -356,7 +356,10 @@ def opened(browser):
 
         def open_(path, width=1280, scheme="light", until="html[data-drawn=all]"):
             context = browser.new_context(
-                viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+                viewport={"width": width, "height": 900},
+                color_scheme=scheme,
+                reduced_motion="reduce",  # a page that still scrolls is clicked in the wrong place
+                offline=True,
             )
             stack.callback(context.close)
             page = context.new_page()
