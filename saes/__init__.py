@@ -21,6 +21,7 @@ from saes.k_sparse import SparseProbing, sparse_probing
 from saes.latents import features
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
+from saes.neurons import neuron_features
 from saes.records import Feature, Features
 from saes.recovery import LossRecovered, loss_recovered
 from saes.relu import ReLUConfig, ReLUSAE
@@ -90,6 +91,7 @@ __all__ = [
     "loss_recovered",
     "max_cosine",
     "mean_max_cosine",
+    "neuron_features",
     "seed_stability",
     "sparse_probing",
     "train",

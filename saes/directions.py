@@ -18,8 +18,8 @@ __all__ = ["LAYOUTS", "nearest", "spread"]
 LAYOUTS = ("umap", "pca")
 BLOCK = 2**24
 """Most cosines held at once: 64 MiB."""
-FEWEST, MOST = 10, 20_000
-"""Latents of a map."""
+FEWEST, MOST, CROWD = 3, 20_000, 50
+"""Latents of a map, at least and at most; and of a UMAP at least."""
 
 
 def nearest(sae: SAE, chosen: NDArray[np.int64], k: int) -> dict[str, NDArray]:
@@ -55,8 +55,8 @@ def nearest(sae: SAE, chosen: NDArray[np.int64], k: int) -> dict[str, NDArray]:
 
 def spread(
     sae: SAE, chosen: NDArray[np.int64], fires: NDArray, layout: str | None, seed: int
-) -> tuple[NDArray[np.float32] | None, str | None]:
-    """A map [chosen, 2] of the decoder rows' directions, and why there is none.
+) -> tuple[NDArray[np.float32] | None, str | None, str | None]:
+    """A map [chosen, 2] of the decoder rows' directions, how it was made, and why there is none.
 
     Latents that never fired are left out, as are those beyond the 20,000 that fire most: their
     places are nan. Distances on a UMAP mean little; it is for the eye.
@@ -64,10 +64,10 @@ def spread(
     Parameters
     ----------
     fires : [chosen] how often each fires.
-    layout : ``umap`` (by cosine), ``pca``, or None for no map.
+    layout : ``umap`` (by cosine; fewer than 50 latents by PCA), ``pca``, or None for no map.
     """
     if layout is None:
-        return None, "no map was asked for"
+        return None, None, "no map was asked for"
     if layout not in LAYOUTS:
         raise ParameterError(
             f"layout must be one of {', '.join(LAYOUTS)}, or None; got {layout!r}."
@@ -76,10 +76,12 @@ def spread(
     drawn = np.flatnonzero((fires > 0) & np.isfinite(rows).all(1))
     drawn = np.sort(drawn[np.argsort(-fires[drawn], kind="stable")][:MOST])
     if len(drawn) < FEWEST:
-        return None, f"a map needs at least {FEWEST} latents that fire; there are {len(drawn)}"
+        why = f"a map needs at least {FEWEST} latents that fire; there are {len(drawn)}"
+        return None, None, why
     places = np.full((len(chosen), 2), np.nan, np.float32)
+    layout = layout if len(drawn) >= CROWD else "pca"
     places[drawn] = _umap(rows[drawn], seed) if layout == "umap" else _pca(rows[drawn])
-    return places, None
+    return places, layout, None
 
 
 def _units(sae: SAE) -> Tensor:

@@ -12,6 +12,7 @@ from interp.runs import versions
 from saes.base import SAE
 from saes.directions import nearest, spread
 from saes.meanings import RANDOM, Probes, alignment, logit_effect, names, unit_directions
+from saes.pictures import pictures
 from saes.records import Features
 from saes.survey import Survey
 from saes.tallies import EDGES
@@ -76,7 +77,8 @@ def features(
     words : tokens that the decoder row raises and lowers most.
     probes : directions to compare decoder rows with: {name: [d_out]}, or results of
         `probes.concept_depth`, read at the same hook point.
-    layout : of a map of the decoder rows: ``umap``, ``pca``, or None for none.
+    layout : of a map of the decoder rows: ``umap``, ``pca``, or None for none. Fewer than 50
+        latents that fire are drawn by PCA.
     model : of a store: for its tokenizer and its unembedding.
     batch_size : documents of a forward, or rows of a store that are read at once.
     max_length : cut longer texts to so many tokens.
@@ -135,8 +137,9 @@ def features(
     if source.ids is None:
         reasons["words"] = "the store was given without its texts and model; places stand for words"
     aligned = alignment(sae, chosen, directions, seed)
-    places, why = spread(sae, chosen, fires, layout, seed)
+    places, drawn, why = spread(sae, chosen, fires, layout, seed)
     reasons |= {"places": why} if why else {}
+    images = pictures(source, (best.document, bands[0]), reasons)
     return Features(
         name=name
         or f"{source.data.name if source.data is not None else 'store'}.{source.hookpoint}",
@@ -173,7 +176,8 @@ def features(
         unit=getattr(sae, "unit", "latent"),
         neighbours=nearest(sae, chosen, neighbours),
         places=places,
-        layout=None if places is None else layout,
+        layout=drawn,
+        images=images,
     )
 
 

@@ -158,8 +158,8 @@ def _learn(run: "Run", model: "Model", seed: int) -> None:
     depths = [r for r in run.results if isinstance(r, ConceptDepth) and SITE in r.hookpoints]
     with bar("reading what the latents fire for") as progress:
         found = saes.features(
-            sae, store, data, SITE, model=model, probes=depths, seed=seed, name=SITE,
-            progress=progress,
+            sae, store, data, SITE, model=model, probes=depths, layout="umap", seed=seed,
+            name=SITE, progress=progress,
         )  # fmt: skip
     run.add(_signed(found, model, data))
 

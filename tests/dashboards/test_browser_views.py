@@ -257,6 +257,27 @@ def test_attacks_in_features_stay_text(opened, features, full, attacks, tmp_path
         assert page.evaluate(OVERFLOW) <= 0
 
 
+def test_images_stand_under_their_grid(opened, features, tmp_path):
+    found = features(n=5, tokens=40)
+    pixels = np.full((4, 12, 12, 3), 120, np.uint8)
+    images = {"document": np.arange(4), "pixels": pixels, "grid": np.array([2, 5])}
+    changed = replace(found, images=images)
+    page, complaints, _ = opened(Report(changed).write(tmp_path / "images.html"))
+    page.evaluate("location.hash = 'result1-2'")
+    page.wait_for_selector(".latent:not([hidden])")
+    shown = page.locator(".latent .picture")
+    assert shown.count() >= 4
+    first = found[2].top[0]
+    row, column = first.position // 5 + 1, first.position % 5 + 1
+    said = f"image {first.document}, strongest at row {row}, column {column}: "
+    assert str(shown.first.locator("img").get_attribute("alt")).startswith(said)
+    assert shown.first.locator(".veil i").count() == 10
+    at = shown.first.locator(".veil i").nth(first.position)
+    assert at.get_attribute("class") == "at" and float(at.evaluate("e => e.style.opacity")) < 0.01
+    assert shown.first.locator("img").evaluate("e => e.naturalWidth") == 12
+    assert complaints == []
+
+
 def test_the_first_latents_stand_without_a_script(browser, path):
     context = browser.new_context(java_script_enabled=False, offline=True)
     page = context.new_page()

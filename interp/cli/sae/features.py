@@ -51,6 +51,9 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/features"),
     top: Annotated[int, typer.Option(help="Top examples of a latent.")] = 10,
     context: Annotated[int, typer.Option(help="Tokens on either side of an example.")] = 10,
+    layout: Annotated[
+        str, typer.Option("--map", help="Of the decoder directions: umap, pca, or none.")
+    ] = "umap",
     batch_size: o.BatchSize = None,
     text_column: o.TextColumn = None,
     max_length: o.MaxLength = None,
@@ -73,10 +76,13 @@ def run(
     import interp
     import saes
     from interp.runs import Run, find_run
+    from saes.directions import LAYOUTS
 
     earlier = None
     if not dry_run:
         earlier = find_run(out, resume=resume, force=force)  # refuse before anything is read
+    if layout not in (*LAYOUTS, "none"):
+        raise ParameterError(f"--map must be one of {', '.join(LAYOUTS)}, none; got {layout!r}.")
     only = None if latents is None else whole_numbers(latents, "--latents")
     removed = None if ablate is None else whole_numbers(ablate, "--ablate")
     coder = saes.SAE.from_pretrained(sae)
@@ -110,6 +116,7 @@ def run(
         "ablate": removed,
         "top": top,
         "context": context,
+        "map": layout,
         "max_length": max_length,
         "seed": seed,
     }
@@ -128,6 +135,7 @@ def run(
                 texts,
                 place,
                 probes=_depths(probes or []),
+                layout=None if layout == "none" else layout,
                 name=name,
                 progress=progress,
                 **reading,
