@@ -50,6 +50,7 @@ bench: $(READY)
 	$(BIN)/python examples/bench_clusters.py
 	$(BIN)/python examples/bench_active_neurons.py
 	$(BIN)/python examples/planted_dictionary.py --architectures topk
+	$(BIN)/python examples/bench_report.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
