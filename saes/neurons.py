@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from interp.errors import ParameterError
 from interp.loading import load
+from interp.models import Model
 from saes.base import SAE
 from saes.codes import Codes
 from saes.configs import SAEConfig
 from saes.latents import features
 from saes.records import Features
 
-__all__ = ["neuron_features"]
+__all__ = ["neuron_features", "neurons_of"]
 
 
 def neuron_features(model: Any, data: Any, hookpoint: str, **options: Any) -> Features:
@@ -38,22 +39,34 @@ def neuron_features(model: Any, data: Any, hookpoint: str, **options: Any) -> Fe
         The hook point is several, or no input of a linear layer.
     """
     loaded = load(model)
-    points = loaded.resolve(hookpoint)
+    point = loaded.resolve(hookpoint)[0]
+    return features(neurons_of(loaded, hookpoint), loaded, data, point.name, **options)
+
+
+def neurons_of(model: Model, hookpoint: str) -> SAE:
+    """The neurons of a hook point in the place of an SAE's latents, for `saes.features` alone.
+
+    Raises
+    ------
+    ParameterError
+        As for `neuron_features`.
+    """
+    points = model.resolve(hookpoint)
     if len(points) != 1:
         raise ParameterError(
-            f"neuron_features reads one hook point; {hookpoint!r} means "
+            f"neurons are read at one hook point; {hookpoint!r} means "
             f"{', '.join(p.name for p in points)}."
         )
     point = points[0]
-    module = loaded.module.get_submodule(point.module)
+    module = model.module.get_submodule(point.module)
     weight = getattr(module, "weight", None)
     if point.side != "in" or not isinstance(weight, Tensor) or weight.ndim != 2:
         raise ParameterError(
-            f"neuron_features reads neurons where they enter a linear layer, such as mlp_act.0; "
-            f"{point.name} is no such place."
+            f"neurons are read where they enter a linear layer, such as mlp_act.0; {point.name} "
+            "is no such place."
         )
     rows = weight.T if isinstance(module, nn.Linear) else weight  # GPT-2's are [in, out]
-    return features(_Neurons(rows.detach()), loaded, data, point.name, **options)
+    return _Neurons(rows.detach())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,10 +37,25 @@ def test_features_writes_a_run_with_a_report(folder, sae, texts_file, tmp_path):
     kinds = {r.kind: r for r in read_results(out)}
     assert kinds["sae_features"].latents.tolist() == [3, 1, 7]
     assert kinds["sae_ablation"].latents.tolist() == [1]
-    assert "Search the latents" in (out / "report.html").read_text(encoding="utf-8")
+    assert 'data-live="latents"' in (out / "report.html").read_text(encoding="utf-8")
     assert json.loads((out / "metrics.json").read_text())["sae_features"]
     again = run("features", sae, folder("gpt2"), texts_file, "-p", "resid_post.1", "--out", out)
     assert again.exit_code == 1 and "already holds a run" in again.stderr
+
+
+def test_neurons_are_read_in_the_place_of_an_sae(folder, texts_file, tmp_path):
+    fixed = ("features", "neurons", folder("gpt2"), texts_file, "--out", tmp_path / "run")
+    done = run(*fixed, "-p", "mlp_act.1", "--map", "pca", "--json")
+    assert done.exit_code == 0, done.output
+    (found,) = read_results(tmp_path / "run")
+    assert found.unit == "neuron" and found.hookpoint == "mlp_act.1" and found.layout == "pca"
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Each neuron has a page" in page
+    assert run(*fixed, "--force").exit_code == 2
+    wrong = run(*fixed, "-p", "resid_post.1", "--force")
+    assert wrong.exit_code == 2 and "enter a linear layer" in wrong.stderr
+    wrong = run(*fixed, "-p", "mlp_act.1", "--force", "--map", "tsne")
+    assert wrong.exit_code == 2 and "--map must be one of umap, pca, none" in wrong.stderr
 
 
 @pytest.fixture

@@ -38,5 +38,5 @@ def test_what_is_no_input_of_a_linear_layer_is_refused(tiny, tokenizer):
     for wrong in ("resid_post.1", "embed"):
         with pytest.raises(ParameterError, match="where they enter a linear layer"):
             saes.neuron_features(model, TEXTS, wrong)
-    with pytest.raises(ParameterError, match="one hook point"):
+    with pytest.raises(ParameterError, match="at one hook point"):
         saes.neuron_features(model, TEXTS, "mlp_act.*")

@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     from probes.curves import ConceptDepth
     from saes import SAE
 
+NEURONS = "neurons"
+"""What stands in the place of an SAE to read neurons."""
 TIMED = 16
 """Texts that a dry run ablates on."""
 
 
 def run(
-    sae: Annotated[str, typer.Argument(metavar="SAE", help="Folder or hub id of a saved SAE.")],
+    sae: Annotated[
+        str,
+        typer.Argument(
+            metavar="SAE",
+            help="Folder or hub id of a saved SAE; or neurons, with -p such as mlp_act.3.",
+        ),
+    ],
     model: o.Model,
     data: o.Data,
     hookpoint: Annotated[
@@ -77,6 +85,7 @@ def run(
     import saes
     from interp.runs import Run, find_run
     from saes.directions import LAYOUTS
+    from saes.neurons import neurons_of
 
     earlier = None
     if not dry_run:
@@ -85,9 +94,15 @@ def run(
         raise ParameterError(f"--map must be one of {', '.join(LAYOUTS)}, none; got {layout!r}.")
     only = None if latents is None else whole_numbers(latents, "--latents")
     removed = None if ablate is None else whole_numbers(ablate, "--ablate")
-    coder = saes.SAE.from_pretrained(sae)
-    place = hookpoint or site(coder)
+    coder = None if sae == NEURONS else saes.SAE.from_pretrained(sae)
+    if coder is None and (hookpoint is None or removed):
+        raise ParameterError(
+            "neurons are read where --hookpoint says, and --ablate takes an SAE's."
+        )
     loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
+    if coder is None:
+        coder = neurons_of(loaded, str(hookpoint))
+    place = hookpoint or site(coder)
     coder.to(loaded.device)
     texts = interp.read(data, text_column=text_column)
     held = None if store is None else interp.ActivationStore.open(store)
