@@ -69,7 +69,7 @@ FLAGS = {
     "SAE_READ": "--store --hookpoint -p --target --forward-batch-size",
     "SITE": "--hookpoint -p",
     "SAE_STORE": "--store",
-    "SAE_RECORDS": "--latents --probes --ablate --top --context",
+    "SAE_RECORDS": "--latents --probes --ablate --map --top --context",
     "LATENT": "--latent --prompt --alpha --tokens",
     "SAE_LABELS": "--other --ks --absorption --first-letters --loss",
     "FOLDER": "folder",
