@@ -1,0 +1,1 @@
+"""Facets: the different things that make one unit fire, found and drawn."""
