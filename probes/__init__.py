@@ -17,6 +17,8 @@ from probes.flow import Flow, hidden_flow
 from probes.layer_pooling import LayerPooling, pool_layers
 from probes.linear import LinearProbe
 from probes.maps import ClusterMap, cluster_map
+from probes.multifaceted.maximize import maximize, objective_values
+from probes.multifaceted.maximized import Maximized
 from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
@@ -38,6 +40,7 @@ __all__ = [
     "LayerPooling",
     "LinearProbe",
     "LogitLens",
+    "Maximized",
     "Perturbed",
     "Sparsity",
     "SparsityCounter",
@@ -63,7 +66,9 @@ __all__ = [
     "leakage",
     "logit_lens",
     "majority",
+    "maximize",
     "mlp_flops",
+    "objective_values",
     "perturbation_effect",
     "pool_layers",
     "released_split",
