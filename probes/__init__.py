@@ -17,8 +17,11 @@ from probes.flow import Flow, hidden_flow
 from probes.layer_pooling import LayerPooling, pool_layers
 from probes.linear import LinearProbe
 from probes.maps import ClusterMap, cluster_map
+from probes.multifaceted.discover import adjusted_rand_index, find_facets
 from probes.multifaceted.maximize import maximize, objective_values
 from probes.multifaceted.maximized import Maximized
+from probes.multifaceted.record import Facets
+from probes.multifaceted.unit_facets import facets
 from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
@@ -36,6 +39,7 @@ __all__ = [
     "ConceptDepth",
     "DeltaAQI",
     "DensityCurve",
+    "Facets",
     "Flow",
     "LayerPooling",
     "LinearProbe",
@@ -45,6 +49,7 @@ __all__ = [
     "Sparsity",
     "SparsityCounter",
     "Steering",
+    "adjusted_rand_index",
     "aqi",
     "aqi_by_axiom",
     "aqi_by_layer",
@@ -59,6 +64,8 @@ __all__ = [
     "delta_aqi",
     "delta_aqi_by_layer",
     "density_curve",
+    "facets",
+    "find_facets",
     "grouped_folds",
     "hard_topk",
     "hidden_flow",

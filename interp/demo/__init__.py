@@ -2,7 +2,8 @@
 
 ``interp.load("demo:pylm")`` and ``interp.capture(model, "demo:facts", ...)`` come here. The tables
 are :data:`MODELS` (name -> folder beside this file, in Hugging Face form unless :data:`MODULES` has
-the function that reads it) and :data:`DATA` (name -> the function that builds the data). Importing this package imports nothing heavy.
+the function that reads it) and :data:`DATA` (name -> the function that builds the data). Importing
+this package imports nothing heavy.
 """
 
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ def dataset(name: str, **options: Any) -> Dataset:
     Parameters
     ----------
     name : a key of :data:`DATA`, without the prefix ``demo:``.
-    options : passed on: ``seed`` for all, ``n`` for ``python``.
+    options : passed on: ``seed`` where something is drawn, ``n`` for ``python``.
 
     Raises
     ------

@@ -80,7 +80,7 @@ def _best(Z: NDArray, ks: Sequence[int], seed: int) -> float:
 
 
 def valley(codes: ArrayLike, k: int, *, seed: int = 0) -> float:
-    """p value for "no two of k groups have a valley between them".
+    """The p value of "no two of k groups have a valley between them".
 
     Half of the rows make k groups by k-means. The other half, of two groups at a time, is projected
     on the line between their centroids (at 0 and 1): a density with one peak is at the middle at

@@ -1,6 +1,5 @@
 """A unit: what is read at a hook point as one number a position."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
