@@ -50,7 +50,7 @@ class Facets(Result):
     nearest : [k, m] rows of the data that stand for each facet, -1 where there are fewer.
     means : [k, c, h, w] mean image of those, in 0..1; None where there are no images.
     contrast : [k] of the mean image over that of its images; low is grey.
-    examples : [k, e, c, h, w] the first of them, as bytes 0..255; or None.
+    shown : [k, e, c, h, w] the first of them, as bytes 0..255; or None.
     images : [k, c, h, w] synthesised from each mean image, in 0..1; or None.
     image_scores : of these: ``activation``, ``ratio`` to the best real input's, ``own_cosine`` of
         the code with that of the facet, ``other_cosine`` with the nearest other facet, ``facet``
@@ -96,7 +96,7 @@ class Facets(Result):
     nearest: NDArray
     means: NDArray | None = None
     contrast: NDArray | None = None
-    examples: NDArray | None = None
+    shown: NDArray | None = None
     images: NDArray | None = None
     image_scores: dict[str, NDArray] = field(default_factory=dict)
     diversity: float = float("nan")
@@ -121,7 +121,7 @@ class Facets(Result):
         return self.to_frame()
 
     def title(self, facet: int) -> str:
-        """What a facet is called: its commonest class, its most distinctive words, or its number."""
+        """A facet's name: its commonest class, its most distinctive words, or its number."""
         if self.label is not None and len(self.common) and self.common[facet] >= 0:
             return f"{self.label} {self.classes[self.common[facet]]}"
         if self.words and self.words[facet]:

@@ -215,8 +215,8 @@ def _about(
 def _nothing(found: Fired, about: dict[str, Any], n_facets: int | None, threshold: float) -> Facets:
     """The result where no input fires the unit."""
     why = (
-        f"none of {found.read:,} inputs fires the unit above {threshold:g}; the greatest activation "
-        f"is {found.strongest:.3g}."
+        f"none of {found.read:,} inputs fires the unit above {threshold:g}; the greatest "
+        f"activation is {found.strongest:.3g}."
     )
     if n_facets is not None:
         raise DataError(f"{n_facets} facets were asked for, and {why}")
@@ -370,15 +370,15 @@ def _with_images(
         means = mean_images(pictures, result.nearest)
     except DataError as error:  # the facets stand without a picture
         return replace(result, reasons={**result.reasons, "means": str(error)})
-    shown = [pictures.read(row[row >= 0][:EXAMPLES]) for row in result.nearest]
-    examples = np.zeros((len(means), EXAMPLES, *means.shape[1:]), dtype=np.uint8)
-    for i, own in enumerate(shown):
-        examples[i, : len(own)] = np.round(own * 255).astype(np.uint8)
+    real = [pictures.read(row[row >= 0][:EXAMPLES]) for row in result.nearest]
+    shown = np.zeros((len(means), EXAMPLES, *means.shape[1:]), dtype=np.uint8)
+    for i, own in enumerate(real):
+        shown[i, : len(own)] = np.round(own * 255).astype(np.uint8)
     result = replace(
         result,
         means=means,
         contrast=contrast(pictures, result.nearest, means),
-        examples=examples,
+        shown=shown,
     )
     if schedule is None:
         return result
