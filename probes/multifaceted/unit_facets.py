@@ -36,6 +36,8 @@ __all__ = ["facets"]
 N_TOP = 1000
 EXAMPLES = 8
 SNIPPETS = 5
+SAME = 4
+"""Snippets that agree in so many tokens before the one that fires are shown once."""
 STAY = 1.0
 SCHEDULES = {"recommended": "lucid", "paper": "mfv_mean"}
 Progress = Callable[[int, int, str], None]
