@@ -19,6 +19,7 @@ from probes.linear import LinearProbe
 from probes.maps import ClusterMap, cluster_map
 from probes.multifaceted.maximize import maximize, objective_values
 from probes.multifaceted.maximized import Maximized
+from probes.multifaceted.scoring import FacetScores, facet_scores
 from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
@@ -36,6 +37,7 @@ __all__ = [
     "ConceptDepth",
     "DeltaAQI",
     "DensityCurve",
+    "FacetScores",
     "Flow",
     "LayerPooling",
     "LinearProbe",
@@ -59,6 +61,7 @@ __all__ = [
     "delta_aqi",
     "delta_aqi_by_layer",
     "density_curve",
+    "facet_scores",
     "grouped_folds",
     "hard_topk",
     "hidden_flow",
