@@ -21,6 +21,7 @@ from probes.multifaceted.discover import adjusted_rand_index, find_facets
 from probes.multifaceted.maximize import maximize, objective_values
 from probes.multifaceted.maximized import Maximized
 from probes.multifaceted.record import Facets
+from probes.multifaceted.scoring import FacetScores, facet_scores
 from probes.multifaceted.unit_facets import facets
 from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
@@ -39,6 +40,7 @@ __all__ = [
     "ConceptDepth",
     "DeltaAQI",
     "DensityCurve",
+    "FacetScores",
     "Facets",
     "Flow",
     "LayerPooling",
@@ -64,6 +66,7 @@ __all__ = [
     "delta_aqi",
     "delta_aqi_by_layer",
     "density_curve",
+    "facet_scores",
     "facets",
     "find_facets",
     "grouped_folds",

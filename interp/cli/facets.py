@@ -53,7 +53,7 @@ def run(
     ] = "auto",
     stay: Annotated[
         float | None,
-        typer.Option(help="How strongly an image is kept with its facet; 1, in the mode paper 0."),
+        typer.Option(help="How strongly an image is kept with its facet; 3, in the mode paper 0."),
     ] = None,
     image_mean: Annotated[
         str | None, typer.Option(help="Of the images' normalisation, such as 0.485,0.456,0.406.")

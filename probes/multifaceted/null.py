@@ -24,8 +24,9 @@ __all__ = ["GaussianNull", "gaussian_null", "valley"]
 MOST = 300
 """Rows of the Gaussian comparison; of more a sample is taken."""
 SPLITS = 5
-WINDOW = 0.1
-"""Half the width of the three windows of `valley`, in distances of the two centroids."""
+WINDOW = 0.2
+"""Half the width of the three windows of `valley`, in distances of the two centroids; below .25, so
+that they do not touch."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ def valley(codes: ArrayLike, k: int, *, seed: int = 0) -> float:
     """The p value of "no two of k groups have a valley between them".
 
     Half of the rows make k groups by k-means. The other half, of two groups at a time, is projected
-    on the line between their centroids (at 0 and 1): a density with one peak is at the middle at
-    least as high as at the lower of the two ends, so the count in the middle window is at least a
-    fair coin's share of it and that end's. Groups with a third between them are no pair. Holm's
+    on the line between their centroids (at 0 and 1). A density with one peak has in a window around
+    the middle at least what the emptier of two like windows around the ends has: what lies between
+    an end and the peak rises, what lies beyond falls. So the count in the middle is at least a fair
+    coin's share of it and that end's. Groups with a third between them are no pair. Holm's
     first step over the pairs; twice the median over 5 splits (Meinshausen et al. 2009).
 
     Parameters

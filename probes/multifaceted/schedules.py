@@ -115,6 +115,13 @@ class Schedule:
             )
         if not self.octaves or any(o.steps < 1 for o in self.octaves):
             raise ParameterError("Schedule: octaves must hold at least one, of at least one step.")
+        weights = [w for o in self.octaves for i in (0, o.steps - 1) if (w := o.tv_at(i, self.slip))
+                   is not None]  # fmt: skip
+        if any(w <= 0 for w in weights):
+            raise ParameterError(
+                "Schedule: TV weights must be above 0; with the released formula an octave needs "
+                "two steps or more for that."
+            )
         if self.canvas <= 0 or any(o.scale < 1 for o in self.octaves):
             raise ParameterError("Schedule: canvas must be above 0, and no scale below 1.")
 
@@ -124,7 +131,7 @@ class Schedule:
         return sum(o.steps for o in self.octaves)
 
     def shortened(self, share: float) -> "Schedule":
-        """The same with fewer steps in each octave, at least one.
+        """The same with fewer steps in each octave, at least two.
 
         Parameters
         ----------
@@ -132,7 +139,9 @@ class Schedule:
         """
         if not 0 < share <= 1:
             raise ParameterError(f"shortened takes a share above 0, at most 1; got {share}.")
-        octaves = tuple(replace(o, steps=max(1, round(o.steps * share))) for o in self.octaves)
+        octaves = tuple(
+            replace(o, steps=max(min(2, o.steps), round(o.steps * share))) for o in self.octaves
+        )
         return replace(self, octaves=octaves, mode="recommended")
 
 

@@ -25,7 +25,7 @@ from probes.multifaceted.objectives import Objective, Seen
 from probes.multifaceted.schedules import Schedule
 from probes.multifaceted.units import Unit
 
-__all__ = ["Synthesised", "objective_of", "synthesise", "towards"]
+__all__ = ["Synthesised", "kept_near", "objective_of", "synthesise", "towards", "typical_cosines"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,41 @@ def towards(hookpoint: str, centres: NDArray, mean: NDArray) -> Objective:
     return Objective(f"towards its facet at {hookpoint}", (hookpoint,), value, coupled=True)
 
 
+def kept_near(goal: Objective, near: Objective, least: NDArray, weight: float) -> Objective:
+    """``goal - weight * max(least - near, 0)``: free to climb while an image is near its facet.
+
+    Parameters
+    ----------
+    near : as `towards` makes it.
+    least : [k] cosine below which image i is pulled back.
+    weight : of a missing cosine of 1, in the goal's units.
+    """
+    bounds = torch.as_tensor(least)
+
+    def value(seen: Seen) -> Tensor:
+        found = near.value(seen)
+        turn = torch.arange(len(found), device=found.device) % len(bounds)
+        missing = (bounds.to(found)[turn] - found).clamp_min(0)
+        return goal.value(seen) - weight * missing
+
+    points = tuple(dict.fromkeys([*goal.hookpoints, *near.hookpoints]))
+    return Objective(f"{goal.name}, kept near its facet", points, value, coupled=True)
+
+
+def typical_cosines(codes: NDArray, labels: NDArray, centres: NDArray, mean: NDArray) -> NDArray:
+    """[k]: median cosine of a facet's inputs with its centre, both less the mean of all inputs.
+
+    Degenerate: 0 for a facet whose centre is the mean.
+    """
+    found = []
+    for i, centre in enumerate(centres):
+        own, way = codes[labels == i] - mean, centre - mean
+        size = np.linalg.norm(own, axis=1) * np.linalg.norm(way)
+        cosines = np.divide(own @ way, size, out=np.zeros(len(own)), where=size > 0)
+        found.append(float(np.median(cosines)))
+    return np.array(found)
+
+
 def synthesise(
     model: Model,
     unit: Unit,
@@ -81,6 +116,7 @@ def synthesise(
     means: NDArray,
     centres: NDArray,
     mean: NDArray,
+    least: NDArray,
     *,
     best: float,
     stay: float,
@@ -95,14 +131,16 @@ def synthesise(
     ----------
     means : [k, c, h, w] in 0..1.
     centres, mean : [k, d] and [d], the mean codes of facets and of all inputs.
+    least : [k] of `typical_cosines`: an image is kept as near its facet as half of its inputs are.
     best : greatest activation of a real input, the unit of ``stay`` and of the ratio.
-    stay : weight of `towards`; 0 climbs the unit alone, as the paper.
+    stay : weight of `kept_near`; 0 climbs the unit alone, as the paper.
     """
     if stay < 0:
         raise ParameterError(f"stay must be at least 0; got {stay}.")
     goal = objective_of(unit)
-    if stay > 0 and len(means) > 1 and len(means) <= BATCH:
-        goal = goal + towards(codes_at, centres, mean) * float(stay * abs(best))
+    if stay > 0 and 1 < len(means) <= BATCH:
+        near = towards(codes_at, centres, mean)
+        goal = kept_near(goal, near, least, stay * (abs(best) or 1.0))
     made = maximize(model, goal, schedule=schedule, starts=means, normalise=normalise, seed=seed,
                     progress=progress)  # fmt: skip
     images = np.clip(made.images, 0, 1)

@@ -27,7 +27,7 @@ from probes.multifaceted.frames import Normalisation
 from probes.multifaceted.pictures import Pictures, contrast, mean_images
 from probes.multifaceted.record import Facets
 from probes.multifaceted.schedules import Schedule
-from probes.multifaceted.synthesis import synthesise
+from probes.multifaceted.synthesis import synthesise, typical_cosines
 from probes.multifaceted.units import Unit, deep_point, find_unit
 from probes.multifaceted.words import distinctive_words, snippet
 
@@ -38,7 +38,7 @@ EXAMPLES = 8
 SNIPPETS = 5
 SAME = 4
 """Snippets that agree in so many tokens before the one that fires are shown once."""
-STAY = 1.0
+STAY = 3.0
 SCHEDULES = {"recommended": "lucid", "paper": "mfv_mean"}
 Progress = Callable[[int, int, str], None]
 
@@ -97,7 +97,7 @@ def facets(
     schedule : of the synthesis (`probes.maximize`); ``"auto"`` is ``lucid``, in the mode ``paper``
         ``mfv_mean``; None makes no images.
     stay : weight that keeps a synthesised image with its facet (`probes.multifaceted.synthesis`);
-        None is 1, in the mode ``paper`` 0.
+        None is 3, in the mode ``paper`` 0.
     normalise : (mean, std) of the images' pixels in 0..1, where no processor says it.
     draws : Gaussians of the null.
     seed : of map, groups, tests and synthesis.
@@ -148,7 +148,8 @@ def facets(
         return result
     chosen = SCHEDULES[mode] if schedule == "auto" else schedule
     pull = (0.0 if mode == "paper" else STAY) if stay is None else stay
-    return _with_images(result, work, which, groups, chosen, pull, normalise, seed, progress)
+    least = typical_cosines(found.codes, groups.labels, groups.centres, groups.parts.mean)
+    return _with_images(result, work, which, groups, least, chosen, pull, normalise, seed, progress)
 
 
 def _read(data: Any) -> Dataset:
@@ -359,6 +360,7 @@ def _with_images(
     work: Capture,
     unit: Unit,
     groups: Grouping,
+    least: NDArray,
     schedule: str | Schedule | None,
     stay: float,
     normalise: Normalisation | None,
@@ -386,7 +388,7 @@ def _with_images(
         return result
     try:
         made = synthesise(
-            model, unit, result.codes_at, means, groups.centres, groups.parts.mean,
+            model, unit, result.codes_at, means, groups.centres, groups.parts.mean, least,
             best=result.strongest, stay=stay, schedule=schedule, normalise=normalise, seed=seed,
             progress=progress,
         )  # fmt: skip

@@ -34,12 +34,14 @@ class Unit:
 
     def read(self, rows: Tensor) -> Tensor:
         """[r] activations, from what the hook point holds at r positions [r, d]."""
-        rows = rows.flatten(1)
+        rows = rows.detach().flatten(1)
         if self.vector is not None:
             return rows.double() @ self.vector.to(rows.device)
         if self.coder is not None:
             like = next(self.coder.parameters(), rows)
-            return self.coder.encode(rows.to(like.device, like.dtype))[:, self.index].double()
+            with torch.no_grad():
+                z = self.coder.encode(rows.to(like.device, like.dtype))
+            return z[:, self.index].double()
         return rows[:, self.index].double()
 
     def check(self, width: int) -> None:

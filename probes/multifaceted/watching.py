@@ -167,9 +167,11 @@ class _Redirected(torch.autograd.Function):
         (x,), (gradient,) = ctx.saved_tensors, gradients
         plain = gradient * (x > 0)
         dead = ~plain.flatten(1).any(1)
+        if not bool(dead.any()):
+            return plain
         lower = (x < 0) & (gradient < 0)
-        alive = dead.view(-1, *[1] * (x.ndim - 1))
-        return torch.where(alive, gradient.masked_fill(lower, 0), plain)
+        passed = gradient.masked_fill(lower, 0)
+        return torch.where(dead.view(-1, *[1] * (x.ndim - 1)), passed, plain)
 
 
 def redirected_relu(x: Tensor) -> Tensor:

@@ -4,8 +4,14 @@ import numpy as np
 import torch
 
 import interp
-from probes.multifaceted.objectives import Seen
-from probes.multifaceted.synthesis import image_scores, objective_of, towards
+from probes.multifaceted.objectives import Objective, Seen
+from probes.multifaceted.synthesis import (
+    image_scores,
+    kept_near,
+    objective_of,
+    towards,
+    typical_cosines,
+)
 from probes.multifaceted.units import find_unit
 
 
@@ -34,6 +40,27 @@ def test_the_pull_is_one_at_a_facets_own_centre_and_views_keep_the_order():
     values = goal.value(seen)
     assert torch.allclose(values[:2], torch.ones(2), atol=1e-6)
     assert (values[2:] < 0.5).all() and goal.coupled
+
+
+def test_an_image_is_free_to_climb_while_it_is_near_its_facet():
+    net = interp.load("demo:digits")
+    centres, mean = np.array([[1.0, 0], [0, 1]]), np.zeros(2)
+    codes = torch.tensor([[1.0, 0], [0.6, 0.8], [0, -1], [0, 2]])
+    seen = Seen(torch.zeros(4, 1, 2, 2), {"flatten": codes}, {"flatten": net.resolve("flatten")[0]})
+    goal = Objective("7", ("flatten",), lambda s: torch.full((4,), 7.0))
+    kept = kept_near(goal, towards("flatten", centres, mean), np.array([0.9, 0.9]), weight=10)
+    # rows take facets 0, 1, 0, 1 in turn: cosines 1, .8, 0, 1
+    assert torch.allclose(kept.value(seen), torch.tensor([7.0, 6.0, -2.0, 7.0]), atol=1e-5)
+    assert kept.coupled and kept.hookpoints == ("flatten",)
+
+
+def test_typical_cosines_by_hand():
+    codes = np.array([[1.0, 0], [3, 4], [0, 5], [0, -1]])
+    labels = np.array([0, 0, 0, 1])
+    centres = np.array([[2.0, 0], [0, -1]])
+    # 1, .6 and 0 with the first centre: the median is .6
+    assert np.allclose(typical_cosines(codes, labels, centres, np.zeros(2)), [0.6, 1])
+    assert typical_cosines(codes, labels, centres, centres[0])[0] == 0
 
 
 def test_objectives_read_what_the_unit_reads():
