@@ -41,7 +41,7 @@ def facet_map(result: Facets) -> Plot:
             y=f32(result.xy[mine, 1]),
             mode="markers",
             name=label(f"{name} ({len(mine):,})", 48),
-            text=[label(_point(result, j), 80) for j in mine],
+            text=[label(_point(result, int(j)), 80) for j in mine],
             marker={
                 "color": light(colour),
                 "symbol": "circle-open" if i < 0 else SYMBOLS[(turn + turn // 6) % len(SYMBOLS)],

@@ -5,6 +5,7 @@ each answer holds for several of them, so the facets of each unit are known: the
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,7 +86,7 @@ def digits() -> Dataset:
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     digit = np.asarray(found.target)
     rows = pd.DataFrame({"digit": digit})
     for question, yes in QUESTIONS.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -163,7 +164,7 @@ def _hdbscan(Z: NDArray) -> NDArray:
     if len(Z) < smallest:
         return np.zeros(len(Z), dtype=np.int64)
     with threadpool_limits(1):
-        labels = HDBSCAN(min_cluster_size=smallest, copy=True).fit_predict(Z)
+        labels = HDBSCAN(min_cluster_size=smallest, copy=cast(Any, True)).fit_predict(Z)
     if (labels < 0).all():  # no part is denser than the rest: one group
         return np.zeros(len(Z), dtype=np.int64)
     return labels.astype(np.int64)
