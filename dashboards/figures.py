@@ -16,6 +16,7 @@ from dashboards.codebook import codebook_curves, pattern_dots, steering_bars, to
 from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
+from dashboards.facets import facet_map
 from dashboards.features import densities
 from dashboards.flow import flow_figure
 from dashboards.heat import heatmap
@@ -34,6 +35,7 @@ from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
 from probes.maps import ClusterMap
+from probes.multifaceted.record import Facets
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
@@ -91,6 +93,7 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     Evaluation: density_bars,
     LossRecovered: loss_bars,
     Training: training_curves,
+    Facets: facet_map,
     Features: densities,
     Sparsity: sparsity_figure,
     DensityCurve: thinning_figure,

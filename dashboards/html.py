@@ -34,6 +34,7 @@ __all__ = [
     "Page",
     "Paragraph",
     "Part",
+    "Picture",
     "Section",
     "Sparkline",
     "Strong",
@@ -282,6 +283,22 @@ class Bars(Part):
             viewBox=f"0 0 {self.width} {self.height}",
         )
         return f'<svg{frame} fill="currentColor">{bars}</svg>'
+
+
+@dataclass(frozen=True)
+class Picture(Part):
+    """A small PNG inside the page; ``width`` and ``height`` in px as shown, pixels kept sharp."""
+
+    png: bytes
+    alt: str
+    width: int
+    height: int
+
+    def html(self, level: int = 2) -> str:
+        """An image element that asks nothing of the network."""
+        source = "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+        frame = _attributes(alt=clip(self.alt), width=self.width, height=self.height)
+        return f'<img class="pixels" src="{source}"{frame}>'
 
 
 @dataclass(frozen=True)

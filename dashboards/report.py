@@ -16,6 +16,7 @@ from dashboards.codebook import (
 )
 from dashboards.compare import series
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
+from dashboards.facets import facet_parts, facets_reading
 from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.flow import flow_reading
@@ -36,6 +37,7 @@ from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
 from probes.maps import ClusterMap
+from probes.multifaceted.record import Facets
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
@@ -82,6 +84,7 @@ UNITS = {
     "sparsity": "tokens",
     "density_curve": "answers",
     "hidden_flow": "tokens",
+    "facets": "inputs",
 }
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
@@ -90,6 +93,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     Steering: steering_reading,
     LogitLens: lens_reading,
     Training: training_reading,
+    Facets: facets_reading,
     Features: densities_reading,
     Evaluation: density_reading,
     LossRecovered: recovered_reading,
@@ -377,6 +381,8 @@ def _part(
         parts += near
     else:
         parts.append(tables.frame_table(result.to_frame(), tables.concept(result)))
+    if full and isinstance(result, Facets):
+        parts += facet_parts(result)
     if full and isinstance(result, Features):
         parts += feature_list(result, part_id, room - _bytes(parts) - 5_000)
     if isinstance(result, ConceptDepth):

@@ -129,7 +129,10 @@ def _from_factory(path: str, name: str, spec: str) -> Model:
 def _from_demo(name: str, spec: str, dtype: Any, revision: Any, trust: bool) -> Model:
     from interp import demo
 
-    return _from_hugging_face(str(demo.model_path(name)), spec, dtype, None, False)
+    folder = demo.model_path(name)
+    if name in demo.MODULES:
+        return Model(demo.MODULES[name](folder), spec=spec)
+    return _from_hugging_face(str(folder), spec, dtype, None, False)
 
 
 def _from_hugging_face(

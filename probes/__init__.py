@@ -17,6 +17,12 @@ from probes.flow import Flow, hidden_flow
 from probes.layer_pooling import LayerPooling, pool_layers
 from probes.linear import LinearProbe
 from probes.maps import ClusterMap, cluster_map
+from probes.multifaceted.discover import adjusted_rand_index, find_facets
+from probes.multifaceted.maximize import maximize, objective_values
+from probes.multifaceted.maximized import Maximized
+from probes.multifaceted.record import Facets
+from probes.multifaceted.scoring import FacetScores, facet_scores
+from probes.multifaceted.unit_facets import facets
 from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
@@ -34,14 +40,18 @@ __all__ = [
     "ConceptDepth",
     "DeltaAQI",
     "DensityCurve",
+    "FacetScores",
+    "Facets",
     "Flow",
     "LayerPooling",
     "LinearProbe",
     "LogitLens",
+    "Maximized",
     "Perturbed",
     "Sparsity",
     "SparsityCounter",
     "Steering",
+    "adjusted_rand_index",
     "aqi",
     "aqi_by_axiom",
     "aqi_by_layer",
@@ -56,6 +66,9 @@ __all__ = [
     "delta_aqi",
     "delta_aqi_by_layer",
     "density_curve",
+    "facet_scores",
+    "facets",
+    "find_facets",
     "grouped_folds",
     "hard_topk",
     "hidden_flow",
@@ -63,7 +76,9 @@ __all__ = [
     "leakage",
     "logit_lens",
     "majority",
+    "maximize",
     "mlp_flops",
+    "objective_values",
     "perturbation_effect",
     "pool_layers",
     "released_split",

@@ -33,6 +33,8 @@ THINNED, DENSITIES = 40, (0.25, 0.1, 0.05, 0.02)
 """Texts over which the loss at each density is measured, and the densities."""
 SPLICED = 60
 """Texts over which the loss with the autoencoder spliced in is measured."""
+CLIMB = 128
+"""Steps to the synthesised image of a facet."""
 KINDS = "string"
 """The concept whose two classes stand in for safe and unsafe prompts."""
 STAND_IN = (
@@ -50,7 +52,9 @@ def run(
     as_json: o.Json = False,
     config: o.Config = None,
 ) -> None:
-    """Probe demo:pylm on demo:facts and demo:python, and learn its features; no downloads."""
+    """Probe demo:pylm on demo:facts and demo:python, learn its features, and show the facets of a
+    unit of demo:digits; no downloads.
+    """
     import interp
     from interp.capturing import Capture
     from interp.data import read
@@ -80,6 +84,7 @@ def run(
     _count(started, model, sets[-1], seed)
     _align(started, works[1], seed)
     _learn(started, model, seed)
+    _facet(started, seed)
     path = finish(started, "What pylm represents")
     if as_json:
         emit(metrics(started.results))
@@ -121,6 +126,25 @@ def _align(run: "Run", work: "Capture", seed: int) -> None:
     depth = study.layers(KINDS)
     study.pooled(KINDS, "sparsemax", 5.0)
     study.maps(KINDS, best_layer(depth), ["tsne"])
+
+
+def _facet(run: "Run", seed: int) -> None:
+    """The facets of demo:digits's unit "even", which are known: the even digits."""
+    import interp
+    import probes
+    from probes.multifaceted.schedules import lucid
+
+    name = "digits.even"
+    if run.found(probes.Facets, name) is not None:
+        note(f"{name}: found in {run.path}")
+        return
+    net = interp.load("demo:digits")
+    with bar("finding what makes a unit of demo:digits fire") as progress:
+        found = probes.facets(
+            net, "demo:digits", unit="even", schedule=lucid(CLIMB), seed=seed, name=name,
+            progress=progress,
+        )  # fmt: skip
+    run.add(signed(found, net))
 
 
 def _learn(run: "Run", model: "Model", seed: int) -> None:

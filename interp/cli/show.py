@@ -34,7 +34,23 @@ def show(results: "Sequence[Result]") -> None:
     _coders(results)
     for result in (r for r in results if r.kind == "sae_features"):
         _features(result)
+    for result in (r for r in results if r.kind == "facets"):
+        _facets(result)
     _alignments(results)
+
+
+def _facets(result: Any) -> None:
+    """The facets of a unit, and whether there is more than one."""
+    frame = result.to_frame()
+    typer.echo("")
+    table(f"{result.name}: {result.n:,} inputs", [str(c) for c in frame.columns],
+          frame.values.tolist())  # fmt: skip
+    said = {True: "more than one facet", False: "no more than one facet", None: "not tested"}
+    rand = result.adjusted_rand_index
+    known = f", adjusted Rand index {rand:.3f} ({result.label})" if rand == rand else ""
+    typer.echo(f"{said[result.several]}: p {result.null['p']:.3g} and {result.valley:.2g}{known}")
+    for name, reason in result.reasons.items():
+        typer.echo(f"{name}: {reason}")
 
 
 def _alignments(results: "Sequence[Result]") -> None:

@@ -1,8 +1,9 @@
 """What runs with nothing downloaded: a small language model and labelled texts.
 
 ``interp.load("demo:pylm")`` and ``interp.capture(model, "demo:facts", ...)`` come here. The tables
-are :data:`MODELS` (name -> folder in Hugging Face form, beside this file) and :data:`DATA`
-(name -> the function that builds the data). Importing this package imports nothing heavy.
+are :data:`MODELS` (name -> folder beside this file, in Hugging Face form unless :data:`MODULES` has
+the function that reads it) and :data:`DATA` (name -> the function that builds the data). Importing
+this package imports nothing heavy.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +13,21 @@ from typing import Any, TypeVar
 from interp.data import Dataset
 from interp.errors import ModelError, ParameterError, closest
 
-__all__ = ["DATA", "MODELS", "dataset", "model_path"]
+__all__ = ["DATA", "MODELS", "MODULES", "dataset", "model_path"]
 
 T = TypeVar("T")
+
+
+def _digits(**options: Any) -> Dataset:
+    from interp.demo.handwriting import digits
+
+    return digits(**options)
+
+
+def _digits_net(folder: Path) -> Any:
+    from interp.demo.handwriting import digits_net
+
+    return digits_net(folder)
 
 
 def _facts(**options: Any) -> Dataset:
@@ -29,12 +42,17 @@ def _python(**options: Any) -> Dataset:
     return python_source(**options)
 
 
-MODELS: dict[str, str] = {"pylm": "pylm"}
-DATA: dict[str, Callable[..., Dataset]] = {"facts": _facts, "python": _python}
+MODELS: dict[str, str] = {"digits": "digits", "pylm": "pylm"}
+MODULES: dict[str, Callable[[Path], Any]] = {"digits": _digits_net}
+DATA: dict[str, Callable[..., Dataset]] = {
+    "digits": _digits,
+    "facts": _facts,
+    "python": _python,
+}
 
 
 def model_path(name: str) -> Path:
-    """The folder of a demo model: config, tokenizer and weights as Hugging Face reads them.
+    """The folder of a demo model; without an entry in `MODULES`, as Hugging Face reads it.
 
     Parameters
     ----------
@@ -60,7 +78,7 @@ def dataset(name: str, **options: Any) -> Dataset:
     Parameters
     ----------
     name : a key of :data:`DATA`, without the prefix ``demo:``.
-    options : passed on: ``seed`` for all, ``n`` for ``python``.
+    options : passed on: ``seed`` where something is drawn, ``n`` for ``python``.
 
     Raises
     ------

@@ -25,6 +25,8 @@ COMMANDS = {
     "DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "aqi": "MODEL DATA HOOKPOINTS OUT AQI COMPARE POOL BATCH COLUMNS SEED DTYPE MAX DEVICE "
     "REVISION TRUST RESUME FORCE DRY JSON CONFIG",
+    "facets": "MODEL DATA HOOKPOINTS FACETS OUT BATCH COLUMNS SEED DTYPE MAX DEVICE REVISION TRUST "
+    "RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING BOOKS POOL BATCH TEXT SEED DTYPE "
@@ -57,6 +59,8 @@ FLAGS = {
     "COMPARE": "--compare",
     "PERTURB": "--perturb",
     "AQI": "--mode --variant --tsne --safe --axiom-column --pooling --margin --map --at",
+    "FACETS": "--unit --codes-at --sae --n-facets --mode --embed --cluster --n-top --threshold "
+    "--nearest --schedule --stay --image-mean --image-std",
     "LENS": "--lens",
     "STEER": "--steer --answer",
     "CRITERION": "--criterion --level --norm --gated --experts --initial",
