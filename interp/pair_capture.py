@@ -65,7 +65,8 @@ def capture_pairs(
     text_model : reads the texts, where another model than ``model`` does.
     pool : over the positions of each hook point, or one for the image's and one for the text's.
         ``image_embeds`` and ``text_embeds`` have one position.
-    prompt : what a decoder reads, with ``<image>`` before ``{text}``; by default an image, a new line, and the text.
+    prompt : what a decoder reads, with ``<image>`` before ``{text}``; by default an image, a new
+        line, and the text.
     batch_size, out, dtype, max_length, resume, force, progress : as for `interp.capture`.
     image_column, text_column : of the data, where not found by their names.
 
@@ -146,7 +147,8 @@ class PairCapture(Capture):
         return {**super().key(), "pairs": self.sides, "pools": self._pools, "prompt": prompt}
 
     def _manifest(self) -> dict[str, Any]:
-        return {**super()._manifest(), "pairs": self.sides}
+        pairs = {**self.sides, "image_column": self.data.image_column}
+        return {**super()._manifest(), "pairs": pairs}
 
 
 class PairFeed(Feed):
