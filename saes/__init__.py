@@ -11,9 +11,12 @@ from saes.absorption import Absorption, feature_absorption, first_letters
 from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
 from saes.codebook.layer import Codebook, CodebookConfig
 from saes.codes import Codes
+from saes.concept_records import Concept, Concepts
 from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
 from saes.evaluation import Evaluation, evaluate
+from saes.exemplars import concepts
+from saes.explaining import Explanation, explain
 from saes.gated import GatedConfig, GatedSAE
 from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
@@ -52,9 +55,12 @@ __all__ = [
     "Codebook",
     "CodebookConfig",
     "Codes",
+    "Concept",
+    "Concepts",
     "Crosscoder",
     "CrosscoderConfig",
     "Evaluation",
+    "Explanation",
     "Feature",
     "Features",
     "GatedConfig",
@@ -81,7 +87,9 @@ __all__ = [
     "TranscoderConfig",
     "ablate_latents",
     "ablation_effect",
+    "concepts",
     "evaluate",
+    "explain",
     "export_checkpoint",
     "feature_absorption",
     "features",

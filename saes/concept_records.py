@@ -33,8 +33,8 @@ class Exemplar(NamedTuple):
 class Meaning(NamedTuple):
     """The value of a label column that a concept's images and texts share more than by chance.
 
-    ``image_purity`` and ``text_purity`` are the shares of its top images and texts with that value,
-    ``base_rate`` that of all rows; ``p`` the greater of both adjusted probabilities.
+    ``image_purity`` and ``text_purity`` are the shares of its 30 strongest images and texts with
+    that value, ``base_rate`` that of all rows; ``p`` the greater of both adjusted probabilities.
     """
 
     column: str
@@ -153,9 +153,7 @@ class Concepts(Result):
         self, rows: Any, values: Any, latent: int, said: dict[str, str], seen: bool
     ) -> tuple[Exemplar, ...]:
         return tuple(
-            Exemplar(
-                int(r), float(v), said.get(str(r), ""), self.thumbnails.get(str(r), "") * seen
-            )
+            Exemplar(int(r), float(v), said.get(str(r), ""), self.thumbnails.get(str(r), "") * seen)
             for r, v in zip(rows[latent], values[latent], strict=True)
             if r >= 0
         )

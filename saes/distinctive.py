@@ -2,7 +2,8 @@
 
 The null is a draw of as many rows without regard to what they hold, so that a word in m of n of
 them, and in K of all N, has the hypergeometric probability of m or more. It is exact; times the
-number of words and of draws that were looked at (Bonferroni) it bounds the chance that any is found.
+number of words and of latents that were looked at (Bonferroni) it bounds the chance that any is
+found.
 """
 
 import re

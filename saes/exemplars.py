@@ -21,7 +21,7 @@ __all__ = ["Strongest", "concepts", "similarities"]
 SIDES = ("image", "text")
 MODES = ("recommended", "released_code")
 NAMED_FROM = 30
-"""Texts that a name is drawn from, at most."""
+"""Texts, and images, that a name or a meaning is drawn from, at most."""
 PIXELS = 48
 """Longer side of a thumbnail, at most."""
 THUMBNAILS = 1_000_000
@@ -51,8 +51,9 @@ def concepts(
     ``unnamed`` says why. ``named_control`` counts the names that the same rule gives where each
     text stands for another.
 
-    Likewise a latent means a value of a label column where both its top images and its top texts
-    belong to rows of that value more often than blind draws explain.
+    Likewise a latent means a value of a label column where at least half of its 30 strongest
+    images, and of its 30 strongest texts, belong to rows of that value, more than blind draws
+    explain.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ def concepts(
     control, _ = _names(vocabulary, [texts[i] for i in blind], tallies["text"], alive)
     chosen = tuple(store.manifest["data"].get("labels", ()) if columns is None else columns)
     labels = {c: rows[c].astype(str).to_numpy() for c in _existing(chosen, rows)}
-    meanings = _meanings(labels, tallies, alive, top)
+    meanings = _meanings(labels, tallies, alive)
     shuffled = {c: v[blind] for c, v in labels.items()}
     space = store if judge is None else judge
     seen = {side: tallies[side].rows[:, :top] for side in SIDES}
@@ -161,7 +162,7 @@ def concepts(
         names={str(i): [list(w) for w in words] for i, words in names.items()},
         named_control=len(control),
         meanings={str(i): list(m) for i, m in meanings.items()},
-        meant_control=len(_meanings(shuffled, tallies, alive, top)),
+        meant_control=len(_meanings(shuffled, tallies, alive)),
         columns=tuple(labels),
         unnamed={str(i): why for i, why in unnamed.items()},
         dead=dead,
@@ -308,7 +309,6 @@ def _meanings(
     labels: dict[str, np.ndarray],
     tallies: dict[str, Strongest],
     alive: Sequence[int],
-    top: int,
 ) -> dict[int, Meaning]:
     """The label value that each latent's images and texts agree on beyond chance."""
     values = [(c, v) for c, column in labels.items() for v in np.unique(column)]
@@ -320,7 +320,7 @@ def _meanings(
             is_value = labels[column] == value
             shares, worst = [], -np.inf
             for side in SIDES:
-                held = tallies[side].rows[i, :top]
+                held = tallies[side].rows[i, :NAMED_FROM]
                 held = held[held >= 0]
                 if not len(held):
                     break
