@@ -30,6 +30,7 @@ from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
 from saes.trainer import train
 from saes.training import Training
 from saes.transcoder import Transcoder, TranscoderConfig
+from saes.vl import VLSAE, VLConfig
 
 ARCHITECTURES.update(
     relu=(ReLUConfig, ReLUSAE),
@@ -41,6 +42,7 @@ ARCHITECTURES.update(
     transcoder=(TranscoderConfig, Transcoder),
     crosscoder=(CrosscoderConfig, Crosscoder),
     codebook=(CodebookConfig, Codebook),
+    vl=(VLConfig, VLSAE),
 )
 
 __all__ = [
@@ -79,6 +81,8 @@ __all__ = [
     "Training",
     "Transcoder",
     "TranscoderConfig",
+    "VLConfig",
+    "VLSAE",
     "ablate_latents",
     "ablation_effect",
     "evaluate",
