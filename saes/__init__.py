@@ -33,6 +33,7 @@ from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
 from saes.trainer import train
 from saes.training import Training
 from saes.transcoder import Transcoder, TranscoderConfig
+from saes.vl import VLSAE, VLConfig
 
 ARCHITECTURES.update(
     relu=(ReLUConfig, ReLUSAE),
@@ -44,6 +45,7 @@ ARCHITECTURES.update(
     transcoder=(TranscoderConfig, Transcoder),
     crosscoder=(CrosscoderConfig, Crosscoder),
     codebook=(CodebookConfig, Codebook),
+    vl=(VLConfig, VLSAE),
 )
 
 __all__ = [
@@ -85,6 +87,8 @@ __all__ = [
     "Training",
     "Transcoder",
     "TranscoderConfig",
+    "VLConfig",
+    "VLSAE",
     "ablate_latents",
     "ablation_effect",
     "concepts",
