@@ -163,7 +163,7 @@ def feed(model: Model, data: Dataset, max_length: int | None = None) -> Feed:
     if data.kind == "pair":
         raise DataError(
             f"{data.name} holds pairs of images and texts; capture them with interp.capture_pairs "
-            "(`interp capture-pairs`)."
+            "(`interp capture --pairs`)."
         )
     x = cast(Tensor, data.inputs)
     if not x.is_floating_point() and x.ndim == 4:
