@@ -96,8 +96,9 @@ def concept_list(result: Concepts, part_id: str, room: int) -> list[html.Part]:
     """
     kinds = _kinds(result)
     alive = [i for i in range(len(result)) if str(i) not in result.dead]
-    common = result.image_fires + result.text_fires
-    order = sorted(alive, key=lambda i: (kinds[i], -_least_fires(result, i), -common[i], i))
+    order = sorted(
+        alive, key=lambda i: (kinds[i], -_purity(result, i), -_least_fires(result, i), i)
+    )
     room = min(room, LIMIT) - 4_000
     cards: list[html.Part] = []
     for i in order:
@@ -202,10 +203,17 @@ def _least_fires(result: Concepts, i: int) -> int:
     return int(min(result.image_fires[i], result.text_fires[i]))
 
 
+def _purity(result: Concepts, i: int) -> float:
+    """The lesser purity of a latent that means a label, 0 for others."""
+    meaning = result[i].meaning
+    return 0.0 if meaning is None else min(meaning.image_purity, meaning.text_purity)
+
+
 def _title(concept: Concept) -> str:
     said = concept.name or "no name"
     meant = concept.meaning
-    return f"Latent {concept.latent} · {said}" + (f" · {meant.value}" if meant else "")
+    more = f" · {meant.column} = {meant.value}" if meant else ""
+    return f"Latent {concept.latent} · {said}{more}"
 
 
 def _card(concept: Concept, part_id: str, *, open_: bool) -> html.Details:

@@ -91,6 +91,7 @@ UNITS = {
     "density_curve": "answers",
     "hidden_flow": "tokens",
     "vl_concepts": "pairs",
+    "vl_explanation": "input",
 }
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
