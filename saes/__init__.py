@@ -8,19 +8,23 @@ class that it is. `evaluate`, `loss_recovered`, `sparse_probing`, `feature_absor
 
 from saes.ablation import Ablation, ablate_latents, ablation_effect
 from saes.absorption import Absorption, feature_absorption, first_letters
+from saes.auxiliary import AuxiliaryAE, AuxiliaryConfig, info_nce
 from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
+from saes.classification import ZeroShot, zero_shot, zero_shot_cosines
 from saes.codebook.layer import Codebook, CodebookConfig
 from saes.codes import Codes
 from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
 from saes.evaluation import Evaluation, evaluate
 from saes.gated import GatedConfig, GatedSAE
+from saes.hallucination import ConceptGuidance, mixed_logits, moved_text_mean
 from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.k_sparse import SparseProbing, sparse_probing
 from saes.latents import features
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
+from saes.pairs import PairEvaluation, evaluate_pairs
 from saes.records import Feature, Features
 from saes.recovery import LossRecovered, loss_recovered
 from saes.relu import ReLUConfig, ReLUSAE
@@ -49,11 +53,14 @@ __all__ = [
     "ARCHITECTURES",
     "Ablation",
     "Absorption",
+    "AuxiliaryAE",
+    "AuxiliaryConfig",
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codebook",
     "CodebookConfig",
     "Codes",
+    "ConceptGuidance",
     "Crosscoder",
     "CrosscoderConfig",
     "Evaluation",
@@ -69,6 +76,7 @@ __all__ = [
     "MatryoshkaConfig",
     "MatryoshkaSAE",
     "ModelRows",
+    "PairEvaluation",
     "ReLUConfig",
     "ReLUSAE",
     "SAE",
@@ -83,18 +91,25 @@ __all__ = [
     "TranscoderConfig",
     "VLConfig",
     "VLSAE",
+    "ZeroShot",
     "ablate_latents",
     "ablation_effect",
     "evaluate",
+    "evaluate_pairs",
     "export_checkpoint",
     "feature_absorption",
     "features",
     "first_letters",
     "import_checkpoint",
+    "info_nce",
     "loss_recovered",
     "max_cosine",
     "mean_max_cosine",
+    "mixed_logits",
+    "moved_text_mean",
     "seed_stability",
     "sparse_probing",
     "train",
+    "zero_shot",
+    "zero_shot_cosines",
 ]
