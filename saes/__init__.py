@@ -8,7 +8,9 @@ class that it is. `evaluate`, `loss_recovered`, `sparse_probing`, `feature_absor
 
 from saes.ablation import Ablation, ablate_latents, ablation_effect
 from saes.absorption import Absorption, feature_absorption, first_letters
+from saes.auxiliary import AuxiliaryAE, AuxiliaryConfig, info_nce
 from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
+from saes.classification import ZeroShot, zero_shot, zero_shot_cosines
 from saes.codebook.layer import Codebook, CodebookConfig
 from saes.codes import Codes
 from saes.concept_records import Concept, Concepts
@@ -18,12 +20,14 @@ from saes.evaluation import Evaluation, evaluate
 from saes.exemplars import concepts
 from saes.explaining import Explanation, explain
 from saes.gated import GatedConfig, GatedSAE
+from saes.hallucination import ConceptGuidance, mixed_logits, moved_text_mean
 from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.k_sparse import SparseProbing, sparse_probing
 from saes.latents import features
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
+from saes.pairs import PairEvaluation, evaluate_pairs
 from saes.records import Feature, Features
 from saes.recovery import LossRecovered, loss_recovered
 from saes.relu import ReLUConfig, ReLUSAE
@@ -52,12 +56,15 @@ __all__ = [
     "ARCHITECTURES",
     "Ablation",
     "Absorption",
+    "AuxiliaryAE",
+    "AuxiliaryConfig",
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codebook",
     "CodebookConfig",
     "Codes",
     "Concept",
+    "ConceptGuidance",
     "Concepts",
     "Crosscoder",
     "CrosscoderConfig",
@@ -75,6 +82,7 @@ __all__ = [
     "MatryoshkaConfig",
     "MatryoshkaSAE",
     "ModelRows",
+    "PairEvaluation",
     "ReLUConfig",
     "ReLUSAE",
     "SAE",
@@ -89,20 +97,27 @@ __all__ = [
     "TranscoderConfig",
     "VLConfig",
     "VLSAE",
+    "ZeroShot",
     "ablate_latents",
     "ablation_effect",
     "concepts",
     "evaluate",
+    "evaluate_pairs",
     "explain",
     "export_checkpoint",
     "feature_absorption",
     "features",
     "first_letters",
     "import_checkpoint",
+    "info_nce",
     "loss_recovered",
     "max_cosine",
     "mean_max_cosine",
+    "mixed_logits",
+    "moved_text_mean",
     "seed_stability",
     "sparse_probing",
     "train",
+    "zero_shot",
+    "zero_shot_cosines",
 ]

@@ -15,7 +15,7 @@ from saes.codes import Codes
 from saes.kernels import encode_topk
 from saes.optimizer import unit_rows
 
-__all__ = ["encode_distance"]
+__all__ = ["encode_distance", "unit_directions"]
 
 NEAR = 1.98
 """1 + cosine from which the difference is taken: below, the distance is good to 1e-6."""
@@ -61,7 +61,7 @@ def encode_distance(
 
 
 def _encode(x: Tensor, latents: Tensor, k: int, backend: str) -> Codes:
-    rows = _directions(x.to(latents.dtype))
+    rows = unit_directions(x.to(latents.dtype))
     # 1 + cosine is above 0, and the kernels' ReLU takes nothing off.
     codes = encode_topk(rows, latents, latents.new_ones(len(latents)), k, backend=backend)
     raised = codes.values
@@ -88,14 +88,22 @@ def _exact_where_near(distance: Tensor, codes: Codes, rows: Tensor, latents: Ten
     return distance.index_put(near, torch.cat(found))
 
 
-def _directions(x: Tensor) -> Tensor:
-    """Rows at length 1, whatever their size: no square over- or underflows."""
+def unit_directions(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows at length 1, whatever their size: no square over- or underflows.
+
+    Degenerate: a row of zeros is an error on the CPU and nan elsewhere.
+
+    Raises
+    ------
+    DataError
+        A row is 0.
+    """
     largest = x.detach().abs().amax(1, keepdim=True)
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and bool((largest == 0).any()):
         row = int((largest == 0).nonzero()[0, 0])
         raise DataError(
-            f"VLSAE reads directions, and row {row} of {len(x)} is 0, which has none; drop such "
-            "pairs."
+            f"only directions are compared, and row {row} of {len(x)} is 0, which has none; drop "
+            "such pairs."
         )
     scaled = x / largest
     return scaled / scaled.norm(dim=1, keepdim=True)

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from interp.errors import NotFitted, ParameterError
-from saes.auxk import auxk_error, rows_of
 from saes.base import SAE, squared_error
 from saes.codes import Codes
 from saes.configs import SAEConfig
-from saes.kernels import encode_batch_topk, encode_topk
+from saes.kernels import decode, encode_batch_topk, encode_topk
 
 __all__ = ["BatchTopKConfig", "BatchTopKSAE", "TopKConfig", "TopKSAE"]
 
@@ -117,11 +116,43 @@ class _KSAE(SAE[K]):
         if dead is None or not len(dead) or config.auxk == 0:
             return output.new_zeros(())
         encoder, decoder, b_enc = (
-            rows_of(p, dead) for p in (self.encoder, self.decoder, self.b_enc)
+            _Rows.apply(p, dead) for p in (self.encoder, self.decoder, self.b_enc)
         )
         k_aux = min(config.k_aux or max(1, output.shape[1] // 2), len(dead))
         codes = encode_topk(rows, encoder, b_enc, k_aux, b_pre=self._b_pre, backend=self.backend)
-        return config.auxk * auxk_error(codes, decoder, target, output, backend=self.backend)
+        residual = (target - output).detach()
+        spread = _spread(residual)
+        scale = _spread(target) / torch.where(spread > 0, spread, 1)
+        scale = torch.where(spread > 0, scale, 0)
+        error = squared_error(decode(codes, decoder, backend=self.backend), residual)
+        return config.auxk * scale.detach() * error
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """Squared distance to the rows' mean, its mean over rows; 0 where that is within rounding.
+
+    Not the mean square less the squared mean, of which float32 keeps nothing where means are large.
+    """
+    mean = rows.mean(0)
+    apart = squared_error(rows, mean)
+    return torch.where(apart > 1e-12 * mean.square().sum(), apart, 0)
+
+
+class _Rows(torch.autograd.Function):
+    """Some rows of a parameter, each once: their gradient is put into its place, not added."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = parameter.shape
+        return parameter.index_select(0, rows)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return grad_outputs[0].new_zeros(ctx.shape).index_copy(0, rows, grad_outputs[0]), None
 
 
 class TopKSAE(_KSAE[TopKConfig]):

@@ -22,7 +22,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.errors import DataError, ParameterError, ShapeError
-from saes.auxk import auxk_error, rows_of
 from saes.base import SAE, Loss, SAEOutput, check_finite, squared_error
 from saes.codes import Codes
 from saes.configs import SAEConfig
@@ -49,8 +48,6 @@ class VLConfig(SAEConfig):
         ``n_latents``.
     design : ``"vl"``; or one of the two that the method is compared with, whose encoders are linear
         with a ReLU: ``"separate"``, two encoders and two decoders, and ``"shared"``, one of each.
-    k_aux : dead latents a row that AuxK reads; None for half the width.
-    auxk : weight of AuxK, which the authors have not: 0 is their loss.
     """
 
     architecture: ClassVar[str] = "vl"
@@ -58,8 +55,6 @@ class VLConfig(SAEConfig):
     k: int
     ties: str = "exact"
     design: str = "vl"
-    k_aux: int | None = None
-    auxk: float = 1 / 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,17 +68,18 @@ class VLConfig(SAEConfig):
             why = "The strict rule needs a latent more than k."
             self._whole("k", 1, self.n_latents - 1, why)
         self._whole("k", 1, self.n_latents, "It cannot exceed n_latents.")
-        if self.k_aux is not None:
-            self._whole("k_aux", 1)
-        self._number("auxk")
 
 
 class VLSAE(SAE[VLConfig]):
     """Latents of images and texts; it learns from pairs, and decodes into either.
 
     Loss: ``image`` and ``text``, the squared error of each summed over features, its mean over
-    rows; and ``auxk``, the sum of both modalities' AuxK. No part compares the two of a pair: what
-    pairs share is due to the encoder alone.
+    rows. No part compares the two of a pair: what pairs share is due to the encoder alone.
+
+    Nothing in the loss revives dead latents (AuxK, tried here, did not); ``resample_every`` of
+    `saes.train` does. Where the two modalities lie far apart (a gap between their means as large as
+    what varies within), latents take sides, and those revived do so too: look at ``one_sided`` of
+    `saes.evaluate_pairs`, and take the means off first.
 
     Parameters
     ----------
@@ -112,6 +108,11 @@ class VLSAE(SAE[VLConfig]):
     Differs: their error is a mean over features too (a factor of the width), and near equal
     directions their distances are off by up to 1e-3, ours are exact. Distances are never computed
     in half precision.
+
+    The authors' training is ``ties="strict"``, and in `saes.train` ``lr=1e-3``, ``batch_size=512``,
+    ``decay="vl_paper"``, ``normalize=False``, ``b_dec="zero"``, ``clip=None``,
+    and steps for 10 epochs; its last tenth has a rate of 0. Differs: rows are shuffled anew each
+    epoch, biases begin at 0, and the last weights are kept, not those of the best epoch.
 
     Source: the paper's section 3.2; the rule for ties and the first weights are the code's.
     """
@@ -296,15 +297,13 @@ class VLSAE(SAE[VLConfig]):
         penalty_scale: float,
     ) -> Loss:
         parts: dict[str, Tensor] = {}
-        outputs, active, auxk = [], 0, rows.new_zeros(())
+        outputs, active = [], 0
         for modality, batch in zip(MODALITIES, (rows, target), strict=True):
             codes = self._codes(batch, modality, k)
             output = self._decoded(codes, self._which(self.decoders, modality, "loss"))
             parts[modality] = squared_error(output, batch)
             outputs.append(output.detach())
             active = active + codes.counts(self.n_latents)
-            auxk = auxk + self._auxk(batch, output, dead, modality)
-        parts["auxk"] = auxk
         total = torch.stack(list(parts.values())).sum()
         return Loss(total, parts, torch.cat(outputs, 1), active)  # pyright: ignore[reportArgumentType]  two modalities
 
@@ -353,19 +352,6 @@ class VLSAE(SAE[VLConfig]):
 
     def _decoded(self, codes: Codes, which: str) -> Tensor:
         return decode(codes, self.decoders[which], self.b_decs[which], backend=self.backend)
-
-    def _auxk(self, rows: Tensor, output: Tensor, dead: Tensor | None, modality: str) -> Tensor:
-        """One modality's AuxK, its weight included; 0-d."""
-        config = self.config
-        if dead is None or not len(dead) or config.auxk == 0:
-            return output.new_zeros(())
-        which = self._which(self.encoders, modality, "loss")
-        bias = self._linear_bias(which)
-        k = min(config.k_aux or max(1, self.d_in // 2), len(dead))
-        encoder = rows_of(self.encoders[which], dead)
-        codes = self._nearest(rows, encoder, None if bias is None else rows_of(bias, dead), k)
-        decoder = rows_of(_of(self.decoders, modality), dead)
-        return config.auxk * auxk_error(codes, decoder, rows, output, backend=self.backend)
 
     @property
     def _like(self) -> Tensor:

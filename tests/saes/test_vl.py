@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -13,7 +14,6 @@ from saes.rows import seeded
 
 W = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [1.0, 1.0]])
 SQUARE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-DEAD = torch.tensor([2, 5, 6, 11, 17, 23])
 
 
 def reads(W, k, ties="strict"):
@@ -147,7 +147,7 @@ def test_backends_agree(backend):
     for name in ("eager", backend):
         sae.backend = name
         sae.zero_grad()
-        loss = sae.loss(x, x.flip(0), dead=DEAD)
+        loss = sae.loss(x, x.flip(0))
         loss.total.backward()
         z = sae.encode(torch.cat([x, same])).detach()
         found[name] = (z, [p.grad.clone() for p in sae.parameters()])
@@ -159,33 +159,28 @@ def test_backends_agree(backend):
 # ---- the loss against a formula
 
 
-def plain(sae, x, y, dead):
+def plain(sae, x, y):
     """Dense float64 arithmetic."""
 
-    def z_of(x, m, units, k):
+    def z_of(x, m):
         key = m if m in sae.encoders else "both"
-        W = sae.encoders[key][units]
+        W = sae.encoders[key]
         if sae.config.design == "vl":
             pre = nearness(x, W)
         else:
-            pre = (x @ W.T + sae.b_encs[key][units]).clamp_min(0)
-        kept = torch.zeros_like(pre).scatter(1, pre.topk(k).indices, 1.0)
+            pre = (x @ W.T + sae.b_encs[key]).clamp_min(0)
+        kept = torch.zeros_like(pre).scatter(1, pre.topk(sae.config.k).indices, 1.0)
         return pre * kept
 
     def squared(a, b):
         return (a - b).pow(2).sum() / len(a)
 
-    parts, every = {"image": 0, "text": 0, "auxk": 0}, torch.arange(sae.n_latents)
+    parts = {}
     for m, t in (("image", x), ("text", y)):
         key = m if m in sae.decoders else "both"
         D, b = sae.decoders[key], sae.b_decs[key]
-        out = z_of(t, m, every, sae.config.k) @ D + b
+        out = z_of(t, m) @ D + b
         parts[m] = squared(out, t)
-        e = (t - out).detach()
-        k_aux = min(sae.config.k_aux or t.shape[1] // 2, len(dead))
-        e_hat = z_of(t, m, dead, k_aux) @ D[dead]
-        scale = squared(t, t.mean(0)) / squared(e, e.mean(0))
-        parts["auxk"] = parts["auxk"] + sae.config.auxk * scale.detach() * squared(e_hat, e)
     return parts
 
 
@@ -193,7 +188,7 @@ def plain(sae, x, y, dead):
 def test_the_loss_and_all_gradients_are_those_of_the_formula(design):
     sae = make(design).double()
     x, y = rows(60).double(), rows(60, seed=3).double()
-    ours, theirs = sae.loss(x, y, dead=DEAD), plain(sae, x, y, DEAD)
+    ours, theirs = sae.loss(x, y), plain(sae, x, y)
     assert ours.parts.keys() == theirs.keys()
     for part, value in theirs.items():
         assert value > 0
@@ -318,8 +313,6 @@ def test_bad_input_is_refused_in_a_sentence():
         ({"ties": "loose"}, "ties must be one of exact, strict"),
         ({"design": "tied"}, "design must be one of vl, separate, shared"),
         ({"k": 0}, "k must be a whole number"),
-        ({"auxk": -1.0}, "auxk"),
-        ({"k_aux": 0}, "k_aux"),
     ):
         with pytest.raises(ParameterError, match=said):
             VLConfig(**{"n_latents": 4, "k": 2, **fields})
@@ -359,3 +352,91 @@ def test_a_side_is_evaluated_and_the_whole_is_refused():
     assert found.fvu == pytest.approx(float(fvu), rel=1e-5) and found.l0 == 3
     with pytest.raises(ParameterError, match="take sae.side"):
         saes.evaluate(sae, x)
+
+
+# ---- training
+
+
+def pairs(n=1200, seed=0):
+    """Sums of 2 of 20 directions, seen twice with noise, about two middles."""
+    draw = seeded(seed, "pairs")
+    directions = torch.nn.functional.normalize(torch.randn(20, 12, generator=draw), dim=1)
+    chosen = torch.rand(n, 20, generator=draw).topk(2, dim=1).indices
+    z = torch.zeros(n, 20).scatter_(1, chosen, 1 + torch.rand(n, 2, generator=draw))
+    noise = 0.1 * torch.randn(2, n, 12, generator=draw)
+    return 5 * (z @ directions + 0.3 + noise[0]), z @ directions - 0.2 + noise[1]
+
+
+@designs
+def test_it_learns_and_takes_raw_activations(design):
+    x, y = pairs()
+    config = VLConfig(n_latents=48, k=4, design=design)
+    sae = saes.train((x, y), config, steps=150, batch_size=200, lr=2e-2)
+    log = sae.training_log
+    assert log.fvu[-1] < 0.5 * log.fvu[0] and log.l0[-1] == pytest.approx(4, abs=0.2)
+    assert set(log.loss) == {"total", "image", "text"}
+    assert len(log.scale) == 2 and (log.scale[0] == log.scale[1]) == (design == "shared")
+    found = [saes.evaluate(sae.side(m), t) for m, t in (("image", x), ("text", y))]
+    squares = np.array(log.scale) ** 2  # errors of scaled rows, as in training
+    error = squares @ [r.mse for r in found]
+    spread = squares @ [r.mse / r.fvu for r in found]
+    assert error / spread == pytest.approx(log.fvu[-1], rel=0.3)
+
+
+def test_the_last_tenth_of_the_authors_schedule_learns_nothing(tmp_path):
+    config = VLConfig(n_latents=48, k=4, ties="strict")
+    options = {"batch_size": 100, "lr": 1e-2, "normalize": False, "b_dec": "zero", "clip": None}
+    sae = saes.train(pairs(), config, steps=20, decay="vl_paper", log_every=1, **options)
+    lr = sae.training_log.lr
+    assert not lr[-2:].any() and lr[:18].all() and lr[2] == 1e-2 and lr[0] == 5e-3
+    held = []
+
+    def keep(done, total, words):
+        held.append(done)
+
+    saes.train(pairs(), config, steps=20, decay="vl_paper", out=tmp_path, checkpoint_every=18,
+               progress=keep, **options)  # fmt: skip
+    from safetensors.torch import load_file
+
+    end = load_file(tmp_path / "checkpoint.safetensors")
+    assert torch.equal(end["0.sae.encoders.both"], sae.encoders["both"])
+    assert held[-1] == 20
+    with pytest.raises(ParameterError, match="a whole schedule"):
+        saes.train(pairs(), config, steps=20, decay="vl_paper", warmup=3, **options)
+
+
+def test_resampling_brings_back_the_dead(monkeypatch):
+    """A third of the latents begin pointing away from all data; nothing revives them by itself."""
+    first = VLSAE.start_biases
+
+    def far(self, *args):
+        first(self, *args)
+        with torch.no_grad():
+            for table in self.encoders.values():
+                table[:16] = -5 + 0.1 * table[:16]
+
+    monkeypatch.setattr(VLSAE, "start_biases", far)
+    x, y = (t + 3 for t in pairs())
+    options = {"steps": 90, "batch_size": 200, "lr": 1e-2, "dead_after": 1000}
+    dead = {}
+    for design in ("vl", "separate", "shared"):
+        for every in (None, 20):
+            config = VLConfig(n_latents=48, k=4, design=design)
+            sae = saes.train((x, y), config, resample_every=every, **options)
+            z = torch.stack([sae.encode(t, modality=m) for t, m in ((x, "image"), (y, "text"))])
+            dead[design, every] = int((~(z > 0).flatten(0, 1).any(0)).sum())
+        assert dead[design, None] >= 16 and dead[design, 20] < dead[design, None] - 8, dead
+
+
+def test_unpaired_activations_are_refused_and_say_why():
+    x, y = pairs(300)
+    config = VLConfig(n_latents=24, k=3)
+    with pytest.raises(
+        ShapeError, match="have 300 and 299 rows; row i of one must belong to row i"
+    ):
+        saes.train((x, y[:-1]), config, steps=2, batch_size=50)
+    with pytest.raises(ShapeError, match="learns from pairs; give train a tuple"):
+        saes.train(x, config, steps=2, batch_size=50)
+    y[17] = 0
+    with pytest.raises(DataError, match="is 0, which has none; drop such pairs"):
+        saes.train((x, y), config, steps=6, batch_size=50)
