@@ -151,7 +151,7 @@ def concepts(
         k=sae.config.k,
         image_fires=tallies["image"].fires,
         text_fires=tallies["text"].fires,
-        mean_activation=sum(t.total for t in tallies.values()) / (2 * len(rows)),
+        mean_activation=(tallies["image"].total + tallies["text"].total) / (2 * len(rows)),
         image_rows=seen["image"],
         text_rows=seen["text"],
         image_values=tallies["image"].values[:, :top],
@@ -296,7 +296,8 @@ def _names(
     """The words of each latent that has a name, and why others have none."""
     names, unnamed = {}, {}
     for i in alive:
-        held = list(dict.fromkeys(texts[r] for r in strongest.rows[i, :NAMED_FROM] if r >= 0))
+        rows = strongest.rows[i, :NAMED_FROM].tolist()
+        held = list(dict.fromkeys(str(texts[r]) for r in rows if r >= 0))
         words, why = vocabulary.name(held, len(alive))
         if words:
             names[i] = words
@@ -330,7 +331,14 @@ def _meanings(
                 shares.append(m / len(held))
             if len(shares) < 2 or worst > np.log(ALPHA) or min(shares) < 0.5:
                 continue
-            one = Meaning(column, str(value), *shares, float(is_value.mean()), float(np.exp(worst)))
+            one = Meaning(
+                column,
+                str(value),
+                shares[0],
+                shares[1],
+                float(is_value.mean()),
+                float(np.exp(worst)),
+            )
             if best is None or one.p < best.p:
                 best = one
         if best is not None:

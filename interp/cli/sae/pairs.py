@@ -16,7 +16,7 @@ __all__ = ["pair_sites", "pairs_work", "stored"]
 
 def pairs_work(
     model: Any,
-    data: str,
+    data: Any,
     hookpoints: Sequence[str],
     *,
     text_model: str | None,
