@@ -13,9 +13,12 @@ from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
 from saes.classification import ZeroShot, zero_shot, zero_shot_cosines
 from saes.codebook.layer import Codebook, CodebookConfig
 from saes.codes import Codes
+from saes.concept_records import Concept, Concepts
 from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
 from saes.evaluation import Evaluation, evaluate
+from saes.exemplars import concepts
+from saes.explaining import Explanation, explain
 from saes.gated import GatedConfig, GatedSAE
 from saes.hallucination import ConceptGuidance, mixed_logits, moved_text_mean
 from saes.interchange import export_checkpoint, import_checkpoint
@@ -60,10 +63,13 @@ __all__ = [
     "Codebook",
     "CodebookConfig",
     "Codes",
+    "Concept",
     "ConceptGuidance",
+    "Concepts",
     "Crosscoder",
     "CrosscoderConfig",
     "Evaluation",
+    "Explanation",
     "Feature",
     "Features",
     "GatedConfig",
@@ -94,8 +100,10 @@ __all__ = [
     "ZeroShot",
     "ablate_latents",
     "ablation_effect",
+    "concepts",
     "evaluate",
     "evaluate_pairs",
+    "explain",
     "export_checkpoint",
     "feature_absorption",
     "features",

@@ -33,6 +33,8 @@ THINNED, DENSITIES = 40, (0.25, 0.1, 0.05, 0.02)
 """Texts over which the loss at each density is measured, and the densities."""
 SPLICED = 60
 """Texts over which the loss with the autoencoder spliced in is measured."""
+SHARED, SHARED_ACTIVE, SHARED_STEPS, SHARED_BATCH = 64, 8, 300, 512
+"""Concepts that images and captions of digits share: two latents a dimension."""
 KINDS = "string"
 """The concept whose two classes stand in for safe and unsafe prompts."""
 STAND_IN = (
@@ -50,7 +52,7 @@ def run(
     as_json: o.Json = False,
     config: o.Config = None,
 ) -> None:
-    """Probe demo:pylm on demo:facts and demo:python, and learn its features; no downloads."""
+    """Probe demo:pylm, learn its features and demo:digits-clip's concepts; no downloads."""
     import interp
     from interp.capturing import Capture
     from interp.data import read
@@ -80,6 +82,7 @@ def run(
     _count(started, model, sets[-1], seed)
     _align(started, works[1], seed)
     _learn(started, model, seed)
+    _share(started, seed)
     path = finish(started, "What pylm represents")
     if as_json:
         emit(metrics(started.results))
@@ -162,6 +165,37 @@ def _learn(run: "Run", model: "Model", seed: int) -> None:
             progress=progress,
         )  # fmt: skip
     run.add(_signed(found, model, data))
+
+
+def _share(run: "Run", seed: int) -> None:
+    """A VL-SAE of a small CLIP: concepts that images of digits and captions share."""
+    import interp
+    import saes
+    from interp.demo.digits import FACTS, captioned
+    from interp.pair_capture import PairCapture
+
+    data = captioned(seed, captions=1)
+    name = f"{data.name}.concepts"
+    if run.found(saes.Concepts, name) is not None:
+        note(f"{name}: found in {run.path}")
+        return
+    model = interp.load("demo:digits-clip")
+    work = PairCapture(model, data)
+    with bar(f"capturing the pairs of {data.name}") as progress:
+        store = work.on_disk(run.path / "acts" / "pairs", resume=True, force=False,
+                             progress=progress)  # fmt: skip
+    seen = (store.rows["split"] == "train").to_numpy().nonzero()[0]
+    pair = tuple(store[work.sides[side]][seen] for side in ("image", "text"))
+    with bar(f"learning {SHARED} concepts of images and captions") as progress:
+        sae = saes.train(
+            pair, saes.VLConfig(n_latents=SHARED, k=SHARED_ACTIVE), steps=SHARED_STEPS,
+            batch_size=SHARED_BATCH, lr=1e-3, seed=seed, name=data.name, progress=progress,
+        )  # fmt: skip
+    sae.metadata |= {"hookpoints": work.sides, "model": model.spec}
+    sae.save_pretrained(run.path / "sae" / data.name)
+    found = saes.concepts(sae, store, data, columns=FACTS, seed=seed, name=name)
+    about = {**found.provenance["model"], "short": short_names([model.spec])[0]}
+    run.add(replace(found, provenance={**found.provenance, "model": about}))
 
 
 def _signed(result: Any, model: "Model", data: "Dataset") -> Any:

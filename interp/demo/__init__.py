@@ -1,4 +1,4 @@
-"""What runs with nothing downloaded: a small language model and labelled texts.
+"""What runs with nothing downloaded: two small models, labelled texts, and captioned digits.
 
 ``interp.load("demo:pylm")`` and ``interp.capture(model, "demo:facts", ...)`` come here. The tables
 are :data:`MODELS` (name -> folder in Hugging Face form, beside this file) and :data:`DATA`
@@ -17,6 +17,12 @@ __all__ = ["DATA", "MODELS", "dataset", "model_path"]
 T = TypeVar("T")
 
 
+def _digits_clip(**options: Any) -> Dataset:
+    from interp.demo.digits import captioned
+
+    return captioned(**options)
+
+
 def _facts(**options: Any) -> Dataset:
     from interp.demo.facts import statements
 
@@ -29,8 +35,12 @@ def _python(**options: Any) -> Dataset:
     return python_source(**options)
 
 
-MODELS: dict[str, str] = {"pylm": "pylm"}
-DATA: dict[str, Callable[..., Dataset]] = {"facts": _facts, "python": _python}
+MODELS: dict[str, str] = {"digits-clip": "digits_clip", "pylm": "pylm"}
+DATA: dict[str, Callable[..., Dataset]] = {
+    "digits-clip": _digits_clip,
+    "facts": _facts,
+    "python": _python,
+}
 
 
 def model_path(name: str) -> Path:
@@ -45,11 +55,12 @@ def model_path(name: str) -> Path:
     ParameterError : no demo model has that name.
     ModelError : the weights are not in the installed package.
     """
-    folder = Path(__file__).parent / _known(name, MODELS, "model")
+    made = _known(name, MODELS, "model")
+    folder = Path(__file__).parent / made
     if not (folder / "model.safetensors").is_file():
         raise ModelError(
             f"demo:{name} has no weights in {folder}; reinstall interp, or make them with "
-            f"examples/train_{name}.py."
+            f"examples/train_{made}.py."
         )
     return folder
 
