@@ -42,10 +42,11 @@ def judge(
     import saes
     from interp.loading import device_of
     from interp.runs import Run
+    from saes.vl import MODALITIES
 
     known = sae.metadata.get("hookpoints")
     if not points and isinstance(known, dict):
-        points = [known[m] for m in saes.vl.MODALITIES]
+        points = [known[m] for m in MODALITIES]
     if store is None or len(points) != 2:
         raise ParameterError(
             "interp sae eval takes a VL-SAE with --store STORE of pairs, and two --hookpoint, "
@@ -68,7 +69,7 @@ def judge(
         found.append(
             saes.evaluate_pairs(sae, images, texts, batch_size=batch_size, seed=seed)  # pyright: ignore[reportArgumentType]  it refuses others
         )
-        for modality, acts in zip(saes.vl.MODALITIES, (images, texts), strict=True):
+        for modality, acts in zip(MODALITIES, (images, texts), strict=True):
             side = sae.side(modality)  # pyright: ignore[reportCallIssue]  a paired SAE has sides
             found.append(saes.evaluate(side, acts, batch_size=batch_size, name=modality))
     from dataclasses import replace
