@@ -36,7 +36,7 @@ def concept_dots(result: Concepts) -> Plot:
     fig = Plot()
     x, y = 100 * result.image_fires / result.n, 100 * result.text_fires / result.n
     kinds = _kinds(result)
-    looks = (("means one label", "curve", "circle"), ("has a name only", "bag", "diamond"),
+    looks = (("agrees on a label", "curve", "circle"), ("has a name only", "bag", "diamond"),
              ("no name", "majority", "x"))  # fmt: skip
     for i, (name, colour, symbol) in enumerate(looks):
         mine = np.flatnonzero(kinds == i)
@@ -91,8 +91,8 @@ def concept_headline(result: Concepts, target: str) -> html.Part:
 def concept_list(result: Concepts, part_id: str, room: int) -> list[html.Part]:
     """Each concept under a field that searches them, in at most ``room`` bytes.
 
-    Those that mean a label come first, then the named, then the rest, the purest and the commonest
-    first. What does not fit is left out, and the page says how many.
+    Those that agree on a label come first, then the named, then the rest, the purest and the
+    commonest first. What does not fit is left out, and the page says how many.
     """
     kinds = _kinds(result)
     alive = [i for i in range(len(result)) if str(i) not in result.dead]
@@ -123,9 +123,7 @@ def concept_list(result: Concepts, part_id: str, room: int) -> list[html.Part]:
     if result.dead:
         which = ", ".join(list(result.dead)[:60])
         why = next(iter(result.dead.values()))
-        parts.append(
-            html.Paragraph((f"{len(result.dead):,} are dead, for {why}: ", html.Data(which)))
-        )
+        parts.append(html.Paragraph((f"Dead, {len(result.dead):,} ({why}): ", html.Data(which))))
     if cards:
         search = 'Search the concepts (words, or a "phrase")'
         parts.append(html.Filtered(f"{part_id}-list", search, tuple(cards)))
@@ -191,7 +189,7 @@ def explanation_table(result: Explanation) -> html.Part:
 
 
 def _kinds(result: Concepts) -> np.ndarray:
-    """0 for a latent that means a label, 1 for one that is named only, 2 for the rest."""
+    """0 for a latent that agrees on a label, 1 for one that is named only, 2 for the rest."""
     kinds = np.full(len(result), 2)
     kinds[[int(i) for i in result.names]] = 1
     kinds[[int(i) for i in result.meanings]] = 0
@@ -204,7 +202,7 @@ def _least_fires(result: Concepts, i: int) -> int:
 
 
 def _purity(result: Concepts, i: int) -> float:
-    """The lesser purity of a latent that means a label, 0 for others."""
+    """The lesser purity of a latent that agrees on a label, 0 for others."""
     meaning = result[i].meaning
     return 0.0 if meaning is None else min(meaning.image_purity, meaning.text_purity)
 
@@ -277,7 +275,7 @@ def _alt(result: Concepts) -> str:
     found = result.metrics()
     one = int(((result.image_fires == 0) != (result.text_fires == 0)).sum())
     return (
-        f"{tables.concept(result)}: of {len(result):,} latents {found['meant']:,} mean one label, "
-        f"{found['named']:,} have a name, {one:,} fire for images alone or texts alone, "
+        f"{tables.concept(result)}: of {len(result):,} latents {found['meant']:,} agree on a "
+        f"label, {found['named']:,} have a name, {one:,} fire for images alone or texts alone, "
         f"{found['dead']:,} never."
     )

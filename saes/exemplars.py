@@ -385,6 +385,8 @@ def _notes(
         "among the strongest.",
         f"A name is made of words that half of up to {NAMED_FROM} strongest texts hold, at a "
         f"probability of at most {ALPHA:g} under blind draws, times all words and latents tried.",
+        "A latent whose images and texts agree on a label may stand for something narrower: its "
+        "images may be alike in more than its texts say.",
         "The mean activation is half the mean over images and half that over texts, zeros "
         "included.",
         f"Similarities are cosines of mean exemplars in {space}; inter compares {ways}.",

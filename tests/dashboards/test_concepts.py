@@ -74,6 +74,6 @@ def test_what_does_not_fit_is_said(pair):
 
 def test_the_figures_say_what_they_show(pair):
     found, explained = pair
-    assert "of 4 latents 2 mean one label" in found.plot().layout.meta["alt"]
+    assert "of 4 latents 2 agree on a label" in found.plot().layout.meta["alt"]
     assert explained.plot().layout.meta["alt"].startswith("Concepts of the pair: 1 ")
     assert "4" in found._repr_html_()
