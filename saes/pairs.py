@@ -164,6 +164,8 @@ def evaluate_pairs(
         ))  # fmt: skip
     fires = np.array([kept[m].density > 0 for m in MODALITIES])
     cosine, shuffled, reasons = seen.cosines()
+    if not fires.any():
+        reasons["overlap"] = "no latent fires"
     return PairEvaluation(
         name=name or sae_name(sae),
         n=n,

@@ -84,7 +84,7 @@ def test_bad_input_is_refused_in_a_sentence():
         evaluate_pairs(sae, x, x[:5])
     with pytest.raises(DataError, match="at least two pairs"):
         evaluate_pairs(sae, x[:1], x[:1])
-    for options in ({"top": 7}, {"top": 0}, {"pool": 0}):
+    for options in ({"top": 7}, {"top": 0}, {"pool": 0, "top": 2}):
         with pytest.raises(ParameterError, match=next(iter(options))):
             evaluate_pairs(sae, x, x, **options)
     with pytest.raises(ParameterError, match="takes a VLSAE; got TopKSAE"):
@@ -92,7 +92,7 @@ def test_bad_input_is_refused_in_a_sentence():
     zero = x.clone()
     zero[2] = 0
     with pytest.raises(DataError, match="row 2 of 6 is 0"):
-        evaluate_pairs(sae, x, zero)
+        evaluate_pairs(sae, x, zero, top=2)
 
 
 def test_planted_concepts_are_shared_by_vl_alone():

@@ -69,7 +69,10 @@ def run(
     ] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps over which lr rises.")] = None,
     decay: Annotated[
-        str, typer.Option(help="How lr falls at the end: linear, cosine or constant.")
+        str,
+        typer.Option(
+            help="How lr falls: linear, cosine, constant, or vl_paper, VL-SAE's authors'."
+        ),
     ] = "linear",
     decay_steps: Annotated[int | None, typer.Option(help="Steps over which lr falls.")] = None,
     penalty_warmup: Annotated[
@@ -327,6 +330,11 @@ def _architectures(architecture: str, points: list[str], target: str | None) -> 
         raise ParameterError(f"--architecture must be one of {known}; got {architecture!r}.")
     if architecture == "transcoder" and target is None:
         raise ParameterError("--target is needed: the hook point that a transcoder predicts.")
+    if architecture == "vl" and (target is not None or len(points) not in (0, 2)):
+        raise ParameterError(
+            "--architecture vl takes two --hookpoint, what images give and then what texts give, "
+            f"and no --target; got {', '.join(points)}."
+        )
     if target is not None and (len(points) > 1 or architecture == "crosscoder"):
         raise ParameterError("--target takes one --hookpoint, and no crosscoder.")
 
@@ -342,9 +350,14 @@ def _from_store(
     sites: dict[str, Any] = {p: held[p] for p in points}
     if architecture == "crosscoder":
         sites = {"+".join(points): [held[p] for p in points]}
+    elif architecture == "vl":
+        image, text = points
+        sites = {"+".join(points): (held[image], held[text])}
     elif target is not None:
         sites = {f"{points[0]}-to-{target}": (held[points[0]], held[target])}
     about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
+    if architecture == "vl":
+        about["hookpoints"] = dict(zip(("image", "text"), points, strict=True))
     return MatrixRows(sites), about
 
 
