@@ -14,6 +14,7 @@ from dashboards.alignment import (
 )
 from dashboards.codebook import codebook_curves, pattern_dots, steering_bars, tokfsm_bars
 from dashboards.compare import compare, depth_points, series
+from dashboards.concepts import concept_dots, explanation_bars
 from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.facets import facet_map
@@ -40,7 +41,9 @@ from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
+from saes.concept_records import Concepts
 from saes.evaluation import Evaluation
+from saes.explaining import Explanation
 from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
@@ -108,5 +111,7 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     CodePatterns: pattern_dots,
     CodeSteering: steering_bars,
     TokFSMScores: tokfsm_bars,
+    Concepts: concept_dots,
+    Explanation: explanation_bars,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -35,6 +35,7 @@ __all__ = [
     "Paragraph",
     "Part",
     "Picture",
+    "Pictures",
     "Section",
     "Sparkline",
     "Strong",
@@ -330,6 +331,48 @@ class Highlight(Part):
             said = f'<span class="unseen"> ({value:.3g}) </span>' if i == self.at else ""
             parts.append(f"<mark{frame}>{text}{said}</mark>")
         return f'<bdi class="tokens" dir="ltr">{"".join(parts)}</bdi>'
+
+
+@dataclass(frozen=True)
+class Picture(Part):
+    """A small image inside the page: a PNG in base64, with its alternative text.
+
+    What is no base64 is not drawn; its alternative text stands in its place.
+    """
+
+    png: str
+    alt: str
+    title: str | None = None
+
+    def html(self, level: int = 2) -> str:
+        """An image whose address is its data."""
+        if not re.fullmatch("[A-Za-z0-9+/]+={0,2}", self.png):
+            return f'<span class="missing">{_text(clip(self.alt, 80))}</span>'
+        frame = _attributes(
+            class_="thumb",
+            src=f"data:image/png;base64,{self.png}",
+            alt=clip(self.alt, 120),
+            title=self.title,
+            width=40,
+            height=40,
+        )
+        return f"<img{frame}>"
+
+
+@dataclass(frozen=True)
+class Pictures(Part):
+    """Images on the left and a list on the right; on a narrow screen one below the other."""
+
+    pictures: tuple[Picture, ...]
+    beside: Part
+
+    def html(self, level: int = 2) -> str:
+        """Two columns."""
+        held = "".join(p.html(level) for p in self.pictures)
+        return (
+            f'<div class="beside"><div class="thumbs">{held}</div>\n'
+            f"<div>{self.beside.html(level)}</div></div>\n"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,13 @@ from dashboards.codebook import (
     tokfsm_reading,
 )
 from dashboards.compare import series
+from dashboards.concepts import (
+    concept_headline,
+    concept_list,
+    concept_reading,
+    explanation_reading,
+    explanation_table,
+)
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.facets import facet_parts, facets_reading
 from dashboards.features import densities_reading, feature_list
@@ -42,7 +49,9 @@ from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
+from saes.concept_records import Concepts
 from saes.evaluation import Evaluation
+from saes.explaining import Explanation
 from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
@@ -77,6 +86,8 @@ KINDS = {
     "code_patterns": "codes of patterns",
     "codebook_steering": "codes put in",
     "tokfsm": "finite-state language",
+    "vl_concepts": "concepts",
+    "vl_explanation": "explained",
 }
 """Kinds of result in words, for headings."""
 UNITS = {
@@ -85,6 +96,8 @@ UNITS = {
     "density_curve": "answers",
     "hidden_flow": "tokens",
     "facets": "inputs",
+    "vl_concepts": "pairs",
+    "vl_explanation": "input",
 }
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
@@ -110,6 +123,8 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     CodePatterns: pattern_reading,
     CodeSteering: steering_bars_reading,
     TokFSMScores: tokfsm_reading,
+    Concepts: concept_reading,
+    Explanation: explanation_reading,
 }
 """Result type -> what helps to read its figure."""
 
@@ -273,8 +288,9 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
     for result in others:
         if isinstance(result, DeltaAQI):
             parts += alignment.alarm(result)
+    ids = _ids(results)
+    parts += [concept_headline(r, ids[id(r)]) for r in others if isinstance(r, Concepts)]
     if others:
-        ids = _ids(results)
         titles = {id(r): title for r, title in zip(results, _titles(results), strict=True)}
         rows = tuple(
             (
@@ -383,6 +399,10 @@ def _part(
         parts.append(tables.frame_table(result.to_frame(), tables.concept(result)))
     if full and isinstance(result, Facets):
         parts += facet_parts(result)
+    if full and isinstance(result, Explanation):
+        parts.append(explanation_table(result))
+    if full and isinstance(result, Concepts):
+        parts += concept_list(result, part_id, room - _bytes(parts) - 5_000)
     if full and isinstance(result, Features):
         parts += feature_list(result, part_id, room - _bytes(parts) - 5_000)
     if isinstance(result, ConceptDepth):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from interp.intervene import ablate, patch, splice, steer
     from interp.loading import load
     from interp.models import Model
+    from interp.pair_capture import capture_pairs
+    from interp.pairs import read_pairs
     from interp.results import Result
     from interp.store import ActivationStore, Matrix
 
@@ -29,9 +31,11 @@ _HOMES = {
     "Result": "interp.results",
     "ablate": "interp.intervene",
     "capture": "interp.activations",
+    "capture_pairs": "interp.pair_capture",
     "load": "interp.loading",
     "patch": "interp.intervene",
     "read": "interp.data",
+    "read_pairs": "interp.pairs",
     "record": "interp.activations",
     "run_with_cache": "interp.activations",
     "splice": "interp.intervene",
@@ -48,9 +52,11 @@ __all__ = [
     "Result",
     "ablate",
     "capture",
+    "capture_pairs",
     "load",
     "patch",
     "read",
+    "read_pairs",
     "record",
     "run_with_cache",
     "splice",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -91,24 +91,29 @@ class Capture:
     ) -> None:
         if pool not in POOLS:
             raise ParameterError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}.")
-        if batch_size is not None and batch_size < 1:
-            raise ParameterError(f"batch_size must be at least 1; got {batch_size}.")
-        if dtype is not None and dtype not in DTYPES:
-            raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+        check_run(batch_size, dtype)
         self.model = load(model)
         self.data = read(data, **(columns or {}))
         if pool == "all" and self.data.marks:
             self.data = token_labels(self.model, self.data, max_length)
-        self.pool: Pool = pool
-        self.batch_size = batch_size
-        self.dtype = None if dtype is None else DTYPES[dtype]
+        self.pool: str = pool
         self.feed = feed(self.model, self.data, max_length)
         points = self.model.resolve(hookpoints)
-        self.points = self.feed.check(points)
+        self._prepare(self.feed.check(points), batch_size, dtype)
+
+    def _prepare(self, points: list[HookPoint], batch_size: int | None, dtype: str | None) -> None:
+        """Run a row to see the shapes, certify batches, and plan the shards."""
+        self.batch_size = batch_size
+        self.dtype = None if dtype is None else DTYPES[dtype]
+        self.points = points
         self.outlines = self._outlines()
         self.lengths = {p.name: self._row_lengths(p.name) for p in self.points}
         self.certificate = self._certify()
         self.shards = self._plan_shards()
+
+    def how(self, point: HookPoint) -> Pool:
+        """How a hook point's positions are pooled."""
+        return cast(Pool, self.pool)
 
     # -- checking --------------------------------------------------------------------------------
 
@@ -128,7 +133,7 @@ class Capture:
 
         def look(point: HookPoint, tensor: Tensor) -> None:
             fired[point.name] += 1
-            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool, 1)
+            x, mask = as_tokens(point, tensor, self.feed.mask_of(point), self.how(point), 1)
             fixed = None if mask is not None else x.shape[1]
             outlines[point.name] = Outline(tuple(x.shape[2:]), self.dtype or x.dtype, fixed)
 
@@ -197,8 +202,8 @@ class Capture:
         found: dict[str, Tensor] = {}
 
         def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
-            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool, len(rows))
-            found[point.name] = pool(x, mask, self.pool).clone()
+            x, mask = as_tokens(point, tensor, self.feed.mask_of(point), self.how(point), len(rows))
+            found[point.name] = pool(x, mask, self.how(point)).clone()
             self._check_finite(point, found[point.name], rows)
 
         with self._running(keep) as run:
@@ -317,9 +322,9 @@ class Capture:
         done = shard[0]
 
         def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
-            x, mask = as_tokens(point, tensor, self.feed.mask, self.pool, len(rows))
+            x, mask = as_tokens(point, tensor, self.feed.mask_of(point), self.how(point), len(rows))
             buffer = buffers[point.name]
-            pooled = pool(x, mask, self.pool).to(buffer.dtype)
+            pooled = pool(x, mask, self.how(point)).to(buffer.dtype)
             local = [r - span[0] for r in rows]
             if self.pool == "all":
                 lengths, first = self.lengths[point.name], starts[point.name]
@@ -602,6 +607,14 @@ class _Writer:
     def _raise(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def check_run(batch_size: int | None, dtype: str | None) -> None:
+    """Refuse a batch size or a dtype of the store that there is not."""
+    if batch_size is not None and batch_size < 1:
+        raise ParameterError(f"batch_size must be at least 1; got {batch_size}.")
+    if dtype is not None and dtype not in DTYPES:
+        raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
 
 
 def _name(dtype: torch.dtype) -> str:

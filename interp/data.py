@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from interp.errors import DataError, ParameterError, closest
+from interp.images import IMAGES, image_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,6 @@ __all__ = ["Dataset", "read"]
 TEXT_COLUMNS = ("text", "statement", "sentence", "question", "prompt", "content", "input", "review")
 LABEL_COLUMNS = ("label", "labels", "target", "class", "answer", "y")
 GROUP_COLUMNS = ("group", "group_id", "pair", "pair_id", "document", "file")
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".npz"}
 HF = re.compile(r"hf:(?P<name>[^\[\]]+)(?:\[(?P<split>[^\[\]]+)\])?")
 
@@ -37,13 +37,15 @@ class Dataset:
     Attributes
     ----------
     name : short name for titles and ``metrics.json``, such as ``"cities"``.
-    kind : what ``inputs`` are: ``"text"`` (list of strings), ``"image"`` (list of paths) or
-        ``"tensor"`` ([n, ...], fed to the model as it is).
+    kind : what ``inputs`` are: ``"text"`` (list of strings), ``"image"`` (list of paths or of PIL
+        images), ``"tensor"`` ([n, ...], fed to the model as it is) or ``"pair"`` (list of tuples
+        of an image and its text, `interp.read_pairs`).
     inputs : one a row.
     rows : DataFrame of the columns kept from the data, indexed 0..n-1.
     labels : names of the label columns; a missing value leaves that row out of that concept.
     group : name of the column whose values must not be split between train and test, or None.
     text_column : the column that holds the texts, or None.
+    image_column : the column that names the images of pairs, or None.
     about : label column -> one line that says what the concept asks.
     marks : label column -> for each row the labels within its text, {offset in characters: label}
         of the token that ends there; they are the labels where each token has a row.
@@ -52,12 +54,13 @@ class Dataset:
     """
 
     name: str
-    kind: Literal["text", "image", "tensor"]
-    inputs: "list[str] | list[Path] | Tensor"
+    kind: Literal["text", "image", "tensor", "pair"]
+    inputs: "list[str] | list[Any] | Tensor"
     rows: "pd.DataFrame"
     labels: tuple[str, ...] = ()
     group: str | None = None
     text_column: str | None = None
+    image_column: str | None = None
     about: dict[str, str] = field(default_factory=dict)
     marks: "dict[str, list[dict[int, Any]]]" = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -76,8 +79,9 @@ class Dataset:
             digest.update(memoryview(_bytes_of(x)))
         else:
             for item in cast("list[Any]", self.inputs):
-                data = item.read_bytes() if isinstance(item, Path) else item.encode(*_UTF8)
-                digest.update(len(data).to_bytes(8, "little") + data)
+                for part in item if self.kind == "pair" else (item,):
+                    data = part.encode(*_UTF8) if isinstance(part, str) else image_bytes(part)
+                    digest.update(len(data).to_bytes(8, "little") + data)
         for column in (*self.labels, *([self.group] if self.group else [])):
             digest.update(f"{column}:{self.rows[column].tolist()!r}".encode(*_UTF8))
         return digest.hexdigest()[:16]
@@ -110,7 +114,7 @@ def read(
     ParameterError
         A column that was named is not there; the message lists the columns.
     """
-    wanted = _Columns(text_column, label_column, group_column)
+    wanted = Columns(text_column, label_column, group_column)
     if isinstance(source, Dataset):
         return _rename_columns(source, wanted, name)
     if isinstance(source, str | Path):
@@ -129,19 +133,22 @@ def name_of(spec: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
+    """Columns that were asked for by name."""
+
     text: str | None = None
     label: str | Sequence[str] | None = None
     group: str | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """The label columns, none, one or several."""
         if self.label is None:
             return ()
         return (self.label,) if isinstance(self.label, str) else tuple(self.label)
 
 
-def _read_spec(spec: str, wanted: _Columns, name: str | None) -> Dataset:
+def _read_spec(spec: str, wanted: Columns, name: str | None) -> Dataset:
     if spec.startswith("demo:"):
         from interp import demo
 
@@ -150,15 +157,7 @@ def _read_spec(spec: str, wanted: _Columns, name: str | None) -> Dataset:
         return _from_hub(match["name"], match["split"], wanted, name)
     path, colon, factory = spec.rpartition(":")
     if colon and path.endswith(".py"):
-        from interp.loading import import_factory
-
-        make = import_factory(path, factory, spec)
-        try:
-            made = make()
-        except Exception as error:  # the user's own code: any error of it is about the data
-            text = " ".join(str(error).split())[:200] or type(error).__name__
-            raise DataError(f"{spec}: {factory}() failed: {text}.") from error
-        return _from_value(made, wanted, name or factory, spec)
+        return _from_value(made_by(path, factory, spec), wanted, name or factory, spec)
     file = Path(spec).expanduser()
     if not file.exists():
         raise DataError(
@@ -168,9 +167,34 @@ def _read_spec(spec: str, wanted: _Columns, name: str | None) -> Dataset:
     return _from_path(file, wanted, name or file.stem)
 
 
-def _from_path(file: Path, wanted: _Columns, name: str) -> Dataset:
+def made_by(path: str, factory: str, spec: str) -> Any:
+    """What the function ``factory`` of a Python file gives."""
+    from interp.loading import import_factory
+
+    make = import_factory(path, factory, spec)
+    try:
+        return make()
+    except Exception as error:  # the user's own code: any error of it is about the data
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{spec}: {factory}() failed: {text}.") from error
+
+
+def _from_path(file: Path, wanted: Columns, name: str) -> Dataset:
     if file.is_dir():
         return _from_folder(file, wanted, name)
+    if file.suffix.lower() == ".safetensors" and file.stat().st_size:
+        return _from_safetensors(file, wanted, name)
+    return _from_table(table_of(file), wanted, name)
+
+
+def table_of(file: Path) -> "pd.DataFrame":
+    """The table in a file: csv, tsv, jsonl, json, parquet or txt.
+
+    Raises
+    ------
+    DataError
+        It may be a pickle, is empty or of an unknown kind, or cannot be parsed.
+    """
     suffix = file.suffix.lower()
     if suffix in PICKLES:
         raise DataError(
@@ -179,19 +203,16 @@ def _from_path(file: Path, wanted: _Columns, name: str) -> Dataset:
         )
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty.")
-    if suffix == ".safetensors":
-        return _from_safetensors(file, wanted, name)
     if suffix not in PARSERS:
         known = ", ".join([*PARSERS, ".safetensors"])
         raise DataError(f"{file} is of no known kind; known are {known} and folders of images.")
     try:
-        table = PARSERS[suffix](file)
+        return PARSERS[suffix](file)
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error.reason} at {error.start}).") from error
     except (ValueError, OSError, KeyError, TypeError) as error:
         text = " ".join(str(error).split())[:200]
         raise DataError(f"{file} cannot be read as {suffix[1:]}: {text}.") from error
-    return _from_table(table, wanted, name)
 
 
 def _read_csv(file: Path, sep: str = ",") -> "pd.DataFrame":
@@ -258,7 +279,7 @@ PARSERS = {
 }
 
 
-def _from_folder(folder: Path, wanted: _Columns, name: str) -> Dataset:
+def _from_folder(folder: Path, wanted: Columns, name: str) -> Dataset:
     """Images in class folders; images at the top have no class."""
     import pandas as pd
 
@@ -285,7 +306,7 @@ def _from_folder(folder: Path, wanted: _Columns, name: str) -> Dataset:
     return _rename_columns(data, wanted, None)
 
 
-def _from_safetensors(file: Path, wanted: _Columns, name: str) -> Dataset:
+def _from_safetensors(file: Path, wanted: Columns, name: str) -> Dataset:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -304,7 +325,12 @@ def _from_safetensors(file: Path, wanted: _Columns, name: str) -> Dataset:
     return _from_tensor(x, {k: v.tolist() for k, v in labels.items()}, wanted, name)
 
 
-def _from_hub(source: str, split: str | None, wanted: _Columns, name: str | None) -> Dataset:
+def _from_hub(source: str, split: str | None, wanted: Columns, name: str | None) -> Dataset:
+    return _from_table(hub_table(source, split), wanted, name or source.split("/")[-1])
+
+
+def hub_table(source: str, split: str | None) -> "pd.DataFrame":
+    """The table of a data set of the hub or its cache."""
     import datasets
 
     try:
@@ -315,11 +341,10 @@ def _from_hub(source: str, split: str | None, wanted: _Columns, name: str | None
             f"the data set {source!r} is not to be had from the hub or its cache ({text}); give a "
             "local file instead."
         ) from error
-    table = cast("pd.DataFrame", loaded.to_pandas())
-    return _from_table(table, wanted, name or source.split("/")[-1])
+    return cast("pd.DataFrame", loaded.to_pandas())
 
 
-def _from_value(value: Any, wanted: _Columns, name: str, spec: str = "") -> Dataset:
+def _from_value(value: Any, wanted: Columns, name: str, spec: str = "") -> Dataset:
     import pandas as pd
     from torch import Tensor
 
@@ -349,7 +374,7 @@ def _from_value(value: Any, wanted: _Columns, name: str, spec: str = "") -> Data
     )
 
 
-def _from_tensor(x: "Tensor", columns: dict[str, Any], wanted: _Columns, name: str) -> Dataset:
+def _from_tensor(x: "Tensor", columns: dict[str, Any], wanted: Columns, name: str) -> Dataset:
     import pandas as pd
 
     if x.ndim < 2 or len(x) == 0:
@@ -358,7 +383,7 @@ def _from_tensor(x: "Tensor", columns: dict[str, Any], wanted: _Columns, name: s
     if wrong:
         raise DataError(f"{name} has {len(x)} rows and columns of other lengths: {wrong}.")
     rows = pd.DataFrame(columns, index=range(len(x)))
-    chosen, group, notes = _choose(rows, wanted)
+    chosen, group, notes = choose(rows, wanted)
     return Dataset(
         name=name,
         kind="tensor",
@@ -371,7 +396,7 @@ def _from_tensor(x: "Tensor", columns: dict[str, Any], wanted: _Columns, name: s
     )
 
 
-def _from_table(table: "pd.DataFrame", wanted: _Columns, name: str) -> Dataset:
+def _from_table(table: "pd.DataFrame", wanted: Columns, name: str) -> Dataset:
     if len(table) == 0 or len(table.columns) == 0:
         raise DataError(f"{name} has no rows.")
     table = table.reset_index(drop=True)
@@ -380,8 +405,8 @@ def _from_table(table: "pd.DataFrame", wanted: _Columns, name: str) -> Dataset:
     if len(twice):
         raise DataError(f"{name} has two columns named {twice[0]!r}; rename one.")
     text, found = _text_column(table, wanted, name)
-    texts = _texts(table, text, name)
-    labels, group, notes = _choose(table, wanted, skip=text)
+    texts = texts_of(table, text, name)
+    labels, group, notes = choose(table, wanted, skip=text)
     return Dataset(
         name=name,
         kind="text",
@@ -395,7 +420,7 @@ def _from_table(table: "pd.DataFrame", wanted: _Columns, name: str) -> Dataset:
     )
 
 
-def _texts(table: "pd.DataFrame", column: str, name: str) -> list[str]:
+def texts_of(table: "pd.DataFrame", column: str, name: str) -> list[str]:
     """The texts of a column; refused where a row has none."""
     missing = table[column].isna().to_numpy()
     if missing.any():
@@ -413,9 +438,9 @@ def _texts(table: "pd.DataFrame", column: str, name: str) -> list[str]:
     return texts
 
 
-def _text_column(table: "pd.DataFrame", wanted: _Columns, name: str) -> tuple[str, str]:
+def _text_column(table: "pd.DataFrame", wanted: Columns, name: str) -> tuple[str, str]:
     if wanted.text is not None:
-        return _existing(table, wanted.text, "text"), ""
+        return existing(table, wanted.text, "text"), ""
     for column in TEXT_COLUMNS:
         if column in table.columns:
             return column, " (found by its name)"
@@ -429,18 +454,18 @@ def _text_column(table: "pd.DataFrame", wanted: _Columns, name: str) -> tuple[st
     return longest, " (the longest column of text)"
 
 
-def _choose(
-    table: "pd.DataFrame", wanted: _Columns, skip: str | None = None
+def choose(
+    table: "pd.DataFrame", wanted: Columns, skip: str | None = None
 ) -> tuple[tuple[str, ...], str | None, tuple[str, ...]]:
     """Label columns, group column, and sentences on what was found."""
     notes: list[str] = []
-    labels: tuple[str, ...] = tuple(_existing(table, c, "label") for c in wanted.labels)
+    labels: tuple[str, ...] = tuple(existing(table, c, "label") for c in wanted.labels)
     if not labels:
         found = next((c for c in LABEL_COLUMNS if c in table.columns and c != skip), None)
         labels = () if found is None else (found,)
         if found is not None:
             notes.append(f"labels from column {found!r} (found by its name)")
-    group = None if wanted.group is None else _existing(table, wanted.group, "group")
+    group = None if wanted.group is None else existing(table, wanted.group, "group")
     if group is None:
         free = [c for c in GROUP_COLUMNS if c in table.columns and c not in (*labels, skip)]
         group = free[0] if free else None
@@ -449,7 +474,8 @@ def _choose(
     return labels, group, tuple(notes)
 
 
-def _existing(table: "pd.DataFrame", column: str, role: str) -> str:
+def existing(table: "pd.DataFrame", column: str, role: str) -> str:
+    """The column again, if the table has it."""
     if column in table.columns:
         return column
     hint = closest(column, table.columns)
@@ -459,16 +485,16 @@ def _existing(table: "pd.DataFrame", column: str, role: str) -> str:
     )
 
 
-def _rename_columns(data: Dataset, wanted: _Columns, name: str | None) -> Dataset:
+def _rename_columns(data: Dataset, wanted: Columns, name: str | None) -> Dataset:
     """A data set with other label and group columns of its table chosen."""
     changes: dict[str, Any] = {} if name is None else {"name": name}
     if wanted.labels:
-        changes["labels"] = tuple(_existing(data.rows, c, "label") for c in wanted.labels)
+        changes["labels"] = tuple(existing(data.rows, c, "label") for c in wanted.labels)
     if wanted.group is not None:
-        changes["group"] = _existing(data.rows, wanted.group, "group")
+        changes["group"] = existing(data.rows, wanted.group, "group")
     if wanted.text is not None and wanted.text != data.text_column:
-        column = _existing(data.rows, wanted.text, "text")
-        changes |= {"text_column": column, "inputs": _texts(data.rows, column, data.name)}
+        column = existing(data.rows, wanted.text, "text")
+        changes |= {"text_column": column, "inputs": texts_of(data.rows, column, data.name)}
     return replace(data, **changes) if changes else data
 
 

@@ -3,7 +3,6 @@ holds -> tokens with a mask.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from interp.data import Dataset
 from interp.errors import DataError, ParameterError, ShapeError
 from interp.hookpoints import HookPoint
+from interp.images import open_image
 from interp.models import Model
 from interp.pooling import Pool
 
@@ -44,6 +44,10 @@ class Feed:
         """Rows of a batch whose longest row has this length."""
         return BATCH_IMAGES
 
+    def mask_of(self, point: HookPoint) -> Tensor | None:
+        """Where a hook point's real positions were in the last run; None where all are real."""
+        return self.mask
+
     def run(self, rows: Sequence[int]) -> Any:
         """Run the model on some rows, and set the mask of their real positions."""
         x = cast(Tensor, self.data.inputs)[torch.tensor(rows)]
@@ -61,19 +65,23 @@ class ImageFeed(Feed):
 
     def run(self, rows: Sequence[int]) -> Any:
         """Run the model on some rows, and set the mask of their real positions."""
-        from PIL import Image, UnidentifiedImageError
+        inputs = cast(list[Any], self.data.inputs)
+        return self.model_on([open_image(inputs[row], row) for row in rows])
 
-        images = []
-        for row in rows:
-            path = cast(Path, self.data.inputs[row])
-            try:
-                with Image.open(path) as image:
-                    images.append(image.convert("RGB"))
-            except (OSError, UnidentifiedImageError) as error:
-                raise DataError(f"row {row}: the image {path} cannot be read: {error}.") from error
-        pixels = self.model.processor(images=images, return_tensors="pt")["pixel_values"]
-        pixels = pixels.to(self.model.device, self.model.dtype)
+    def model_on(self, images: Sequence[Any]) -> Any:
+        """Run the part of the model that reads images; a dual encoder's projection is part."""
+        pixels = pixels_of(self.model, images)
+        module: Any = self.model.module
+        if hasattr(module, "vision_model") and hasattr(module, "get_image_features"):
+            return module.get_image_features(pixel_values=pixels)
         return _vision(self.model)(pixel_values=pixels)
+
+
+def pixels_of(model: Model, images: Sequence[Any]) -> Tensor:
+    """The pixels [b, c, h, w] of PIL images, as the model's processor makes them."""
+    processor = getattr(model.processor, "image_processor", model.processor)
+    pixels = processor(images=list(images), return_tensors="pt")["pixel_values"]
+    return pixels.to(model.device, model.dtype)
 
 
 class TextFeed(Feed):
@@ -91,6 +99,7 @@ class TextFeed(Feed):
         self.lengths = [len(row) for row in self.ids]
         self.max_length = max_length
         self.stack: str | None = None
+        self.fixed = _fixed_length(model)
         for row, length in enumerate(self.lengths):
             if length == 0:
                 raise DataError(f"row {row} of {data.name} has no token; drop it from the data.")
@@ -123,14 +132,14 @@ class TextFeed(Feed):
 
     def run(self, rows: Sequence[int]) -> Any:
         """Run the model on some rows, and set the mask of their real positions."""
-        padded = self.model.pad([self.ids[r] for r in rows])
-        ragged = len({self.lengths[r] for r in rows}) > 1
+        padded = self.model.pad([self.ids[r] for r in rows], length=self.fixed)
         self.mask = padded["attention_mask"].bool()
-        if not ragged:
-            self.mask = torch.ones_like(self.mask)
         module: Any = self.model.module
         if self.stack == "text" and hasattr(module, "text_model"):
-            return module.text_model(**padded)
+            if self.fixed is not None:
+                del padded["attention_mask"]  # it learnt with its pads in sight
+            run = getattr(module, "get_text_features", module.text_model)
+            return run(**padded)
         if self.stack == "encoder" and getattr(self.model.config, "is_encoder_decoder", False):
             return module.get_encoder()(**padded)
         if self.stack == "decoder":
@@ -151,6 +160,11 @@ def feed(model: Model, data: Dataset, max_length: int | None = None) -> Feed:
                 "to normalise them; give a tensor of normalised floats (file.py:factory)."
             )
         return ImageFeed(model, data)
+    if data.kind == "pair":
+        raise DataError(
+            f"{data.name} holds pairs of images and texts; capture them with interp.capture_pairs "
+            "(`interp capture --pairs`)."
+        )
     x = cast(Tensor, data.inputs)
     if not x.is_floating_point() and x.ndim == 4:
         raise DataError(
@@ -158,6 +172,16 @@ def feed(model: Model, data: Dataset, max_length: int | None = None) -> Feed:
             "as the model was trained, mostly (x / 255 - mean) / std per channel, and give floats."
         )
     return Feed(model, data)
+
+
+def _fixed_length(model: Model) -> int | None:
+    """The length to which all texts are padded where the model reads them so, as SigLIP does.
+
+    Its text vector is the last position's, pads included, and it is trained without a mask.
+    """
+    config = getattr(model.config, "text_config", None)
+    named = str(getattr(config, "model_type", ""))
+    return model.max_length if named.startswith("siglip") else None
 
 
 def _vision(model: Model) -> nn.Module:

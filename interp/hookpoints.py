@@ -22,6 +22,9 @@ role            tensor
 ``mlp_out``     [.., d_model]: the MLP's last projection, before any norm or addition
 ``final_norm``  [.., d_model]: the output of the norm after the last block
 =============== ======================================================================
+
+A dual encoder of images and texts, such as CLIP, has ``image_embeds`` and ``text_embeds`` [n, d]
+beside them: what its towers end in, projected, not normalised.
 """
 
 import re
@@ -38,6 +41,11 @@ __all__ = ["ROLES", "HookPoint", "HookPoints"]
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 """Modules that are never called, so that nothing fires there."""
+EMBEDS = {
+    "image_embeds": (("visual_projection", "vision_model.head"), "vision"),
+    "text_embeds": (("text_projection", "text_model.head"), "text"),
+}
+"""What the towers of a dual encoder end in: where it lies (CLIP's, SigLIP's), and its stack."""
 TL_NAMES = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_post": "resid_post",
@@ -104,6 +112,11 @@ class HookPoints:
                 if point is not None:
                     seen.add(point.place)
                     rows.append(self._row(point.place, point.name, point, stack.d_model))
+        for name in EMBEDS:
+            point = self._embeds(name)
+            if point is not None and name not in self.modules:
+                seen.add(point.place)
+                rows.append(self._row(point.place, name, None, None))
         for name, module in self.modules.items():
             if name and name not in seen and not isinstance(module, CONTAINERS):
                 rows.append(self._row(name, "", None, None))
@@ -130,6 +143,9 @@ class HookPoints:
     def _resolve_one(self, text: str) -> list[HookPoint]:
         name, side = _split_side(text)
         exact = name in self.modules and name != ""
+        embeds = None if exact or side == "in" else self._embeds(name)
+        if embeds is not None:
+            return [embeds]
         if (not exact or self.hook_dict) and side != "in":  # a bridge has a module named embed
             if match := ROLE.fullmatch(name):
                 return self._resolve_role(text, match["stack"], match["role"], match["index"])
@@ -149,6 +165,14 @@ class HookPoints:
         if not names:
             self._miss(text)
         return [self._module_point(n, side) for n in names]
+
+    def _embeds(self, name: str) -> HookPoint | None:
+        """One of the two vectors that a dual encoder compares, or None where it has none."""
+        places, stack = EMBEDS.get(name, ((), ""))
+        if not {"vision_model", "text_model"} <= self.modules.keys():
+            return None
+        place = next((p for p in places if p in self.modules), None)
+        return None if place is None else HookPoint(name, place, stack=stack)
 
     def _module_point(self, name: str, side: Literal["in", "out"]) -> HookPoint:
         module = self.modules[name]

@@ -242,9 +242,14 @@ class Model:
             options = {} if max_length is None else {"truncation": True, "max_length": max_length}
             return self.tokenizer(list(texts), **options)["input_ids"]
 
-    def pad(self, ids: Sequence[Sequence[int]], side: str = "right") -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask`` [b, t], padded on one side, on the device."""
-        t = max(len(row) for row in ids)
+    def pad(
+        self, ids: Sequence[Sequence[int]], side: str = "right", length: int | None = None
+    ) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` [b, t], padded on one side, on the device.
+
+        t is the longest row's length, or ``length``.
+        """
+        t = length or max(len(row) for row in ids)
         pad_id = getattr(self.tokenizer, "pad_token_id", None) or 0
         input_ids = torch.full((len(ids), t), pad_id, dtype=torch.long)
         mask = torch.zeros((len(ids), t), dtype=torch.long)

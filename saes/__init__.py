@@ -8,13 +8,19 @@ class that it is. `evaluate`, `loss_recovered`, `sparse_probing`, `feature_absor
 
 from saes.ablation import Ablation, ablate_latents, ablation_effect
 from saes.absorption import Absorption, feature_absorption, first_letters
+from saes.auxiliary import AuxiliaryAE, AuxiliaryConfig, info_nce
 from saes.base import ARCHITECTURES, SAE, Loss, SAEOutput
+from saes.classification import ZeroShot, zero_shot, zero_shot_cosines
 from saes.codebook.layer import Codebook, CodebookConfig
 from saes.codes import Codes
+from saes.concept_records import Concept, Concepts
 from saes.configs import SAEConfig
 from saes.crosscoder import Crosscoder, CrosscoderConfig
 from saes.evaluation import Evaluation, evaluate
+from saes.exemplars import concepts
+from saes.explaining import Explanation, explain
 from saes.gated import GatedConfig, GatedSAE
+from saes.hallucination import ConceptGuidance, mixed_logits, moved_text_mean
 from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.k_sparse import SparseProbing, sparse_probing
@@ -22,6 +28,7 @@ from saes.latents import features
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
 from saes.neurons import neuron_features
+from saes.pairs import PairEvaluation, evaluate_pairs
 from saes.records import Feature, Features
 from saes.recovery import LossRecovered, loss_recovered
 from saes.relu import ReLUConfig, ReLUSAE
@@ -31,6 +38,7 @@ from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
 from saes.trainer import train
 from saes.training import Training
 from saes.transcoder import Transcoder, TranscoderConfig
+from saes.vl import VLSAE, VLConfig
 
 ARCHITECTURES.update(
     relu=(ReLUConfig, ReLUSAE),
@@ -42,20 +50,27 @@ ARCHITECTURES.update(
     transcoder=(TranscoderConfig, Transcoder),
     crosscoder=(CrosscoderConfig, Crosscoder),
     codebook=(CodebookConfig, Codebook),
+    vl=(VLConfig, VLSAE),
 )
 
 __all__ = [
     "ARCHITECTURES",
     "Ablation",
     "Absorption",
+    "AuxiliaryAE",
+    "AuxiliaryConfig",
     "BatchTopKConfig",
     "BatchTopKSAE",
     "Codebook",
     "CodebookConfig",
     "Codes",
+    "Concept",
+    "ConceptGuidance",
+    "Concepts",
     "Crosscoder",
     "CrosscoderConfig",
     "Evaluation",
+    "Explanation",
     "Feature",
     "Features",
     "GatedConfig",
@@ -68,6 +83,7 @@ __all__ = [
     "MatryoshkaConfig",
     "MatryoshkaSAE",
     "ModelRows",
+    "PairEvaluation",
     "ReLUConfig",
     "ReLUSAE",
     "SAE",
@@ -80,19 +96,30 @@ __all__ = [
     "Training",
     "Transcoder",
     "TranscoderConfig",
+    "VLConfig",
+    "VLSAE",
+    "ZeroShot",
     "ablate_latents",
     "ablation_effect",
+    "concepts",
     "evaluate",
+    "evaluate_pairs",
+    "explain",
     "export_checkpoint",
     "feature_absorption",
     "features",
     "first_letters",
     "import_checkpoint",
+    "info_nce",
     "loss_recovered",
     "max_cosine",
     "mean_max_cosine",
     "neuron_features",
+    "mixed_logits",
+    "moved_text_mean",
     "seed_stability",
     "sparse_probing",
     "train",
+    "zero_shot",
+    "zero_shot_cosines",
 ]

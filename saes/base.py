@@ -82,6 +82,7 @@ class SAE(nn.Module, Generic[C]):
     in_shape, out_shape : the last axes of what is read and predicted.
     transcodes : whether ``d_out`` was given.
     unit_norm : whether decoder rows are held at length 1 in training.
+    paired : whether it learns from pairs (X, Y) of which it reads both.
     threaded : whether its loss runs on kernels that bring threads of their own on a CPU.
     metadata : JSON values to keep with the weights, such as model and hook point.
     training_log : the `saes.Training` of an SAE that `saes.train` made; None for others.
@@ -106,6 +107,7 @@ class SAE(nn.Module, Generic[C]):
     config_class: ClassVar[type[SAEConfig]]
     unit_norm: ClassVar[bool] = True
     threaded: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -228,7 +230,7 @@ class SAE(nn.Module, Generic[C]):
         """
         if isinstance(codes, Codes):
             dtype = codes.values.dtype
-            latents = codes.with_values(codes.values.to(self.decoder.dtype))
+            latents = codes.with_values(codes.values.to(self._like.dtype))
             return self._decode(latents).to(dtype).view(-1, *self.out_shape)
         rows = self._rows(codes, (self.n_latents,))
         leading = codes.shape[:-1]
@@ -427,6 +429,11 @@ class SAE(nn.Module, Generic[C]):
         """What is taken off the rows before the encoder: [d_in], or None."""
         return None if self.transcodes else self.b_dec.flatten()
 
+    @property
+    def _like(self) -> Tensor:
+        """A parameter, for its device and dtype."""
+        return self.decoder
+
     def _pre_codes(self, rows: Tensor) -> Tensor:
         """Pre-activations [n, n_latents] of rows."""
         return linear(rows if self._b_pre is None else rows - self._b_pre, self.encoder, self.b_enc)
@@ -459,7 +466,7 @@ class SAE(nn.Module, Generic[C]):
             raise ShapeError(f"{who}: {name} must be [..., {wanted}]; got {list(x.shape)}.")
         if not x.is_floating_point():
             raise DataError(f"{who}: {name} must hold floating-point numbers; got {x.dtype}.")
-        return x.reshape(-1, math.prod(shape)).to(self.decoder.dtype)
+        return x.reshape(-1, math.prod(shape)).to(self._like.dtype)
 
 
 def squared_error(output: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from interp.errors import DataError, ParameterError
 from saes.base import SAE
 from saes.transcoder import Transcoder
+from saes.vl import VLSAE
 
 __all__ = ["CENTRES", "centre", "fold_scale", "geometric_median", "unit_scale"]
 
@@ -118,6 +119,9 @@ def fold_scale(sae: SAE, scale_in: Tensor, scale_out: Tensor) -> None:
     ----------
     scale_in, scale_out : [1], or [layers, 1]; broadcast against ``in_shape`` and ``out_shape``.
     """
+    if isinstance(sae, VLSAE):  # which reads both, each in its own scale
+        sae.fold_scales(scale_in, scale_out)
+        return
     with torch.no_grad():
         sae.encoder.mul_(scale_in.expand(sae.in_shape).reshape(-1))
         sae.decoder.div_(scale_out.expand(sae.out_shape).reshape(-1))

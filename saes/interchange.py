@@ -76,9 +76,9 @@ def export_checkpoint(sae: SAE, path: str | Path, format: str) -> Path:
     ParameterError
         There is no such format.
     CheckpointError
-        The format has no such SAE (a crosscoder or an approximate selection anywhere, a gated one
-        in sparsify, a transcoder in dictionary_learning), a threshold is not set yet, or the
-        folder holds another format.
+        The format has no such SAE (a crosscoder, a VL-SAE or an approximate selection anywhere, a
+        gated one in sparsify, a transcoder in dictionary_learning), a threshold is not set yet, or
+        the folder holds another format.
     StoreError
         The folder cannot be written.
     """
@@ -88,6 +88,8 @@ def export_checkpoint(sae: SAE, path: str | Path, format: str) -> Path:
         raise ParameterError(f"format must be one of {known}; got {format!r}. {hint}".rstrip())
     if sae.architecture == "codebook":
         raise CheckpointError(f"{format} has no codebooks; save them with save_pretrained.")
+    if sae.paired:
+        raise CheckpointError(f"{format} has no SAE of pairs; save it with save_pretrained.")
     selection = getattr(sae.config, "selection", "exact")
     if selection != "exact":
         raise CheckpointError(f"no format keeps selection={selection!r}; train with exact.")

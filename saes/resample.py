@@ -5,13 +5,14 @@ from torch import Tensor
 
 from saes.base import SAE
 from saes.optimizer import Optimizer
+from saes.vl import VLSAE
 
 __all__ = ["resample"]
 
 SHARE = 0.2
 """Norm of a new encoder row, as a share of the mean norm of the living ones."""
 
-WHOLE = ("b_dec", "W_skip")
+WHOLE = ("b_dec", "b_decs", "W_skip")
 """Parameters that are of no latent; all others have a row a latent."""
 
 
@@ -40,6 +41,9 @@ def resample(
     Source: Bricken et al. 2023, "Towards monosemanticity", appendix "Neuron resampling". Differs:
     losses are those of one batch, where the paper takes 819,200 rows.
     """
+    if isinstance(sae, VLSAE) and y is not None:
+        _resample_pairs(sae, latents, {"image": x, "text": y}, optimizer, generator)
+        return
     with torch.no_grad():
         target = x if y is None else y
         loss = (sae(x).output - target).flatten(1).square().sum(1).double().cpu()
@@ -58,12 +62,51 @@ def resample(
         sae.decoder[latents] = outputs
         sae.b_enc[latents] = 0
         sae.reset_latents(latents)
-        for which, parameter in sae.named_parameters():
-            if which in WHOLE:
-                continue
-            for moment in optimizer.state[parameter].values():
-                if moment.shape == parameter.shape:
-                    moment[latents] = 0
+        _forget(sae, latents, optimizer)
+
+
+def _resample_pairs(
+    sae: VLSAE,
+    latents: Tensor,
+    pair: dict[str, Tensor],
+    optimizer: Optimizer | torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> None:
+    """`resample` of a VL-SAE: encoders turn to drawn rows, decoders to what is left of these.
+
+    A weight that both modalities share takes the mean of their unit rows. Lengths are the mean of
+    the living.
+    """
+    with torch.no_grad():
+        left = {m: t - sae(t, modality=m).output for m, t in pair.items()}
+        loss = torch.stack([e.square().sum(1) for e in left.values()]).sum(0).double().cpu()
+        if not (loss > 0).any():
+            return
+        chosen = torch.multinomial(loss**2, len(latents), replacement=True, generator=generator)
+        device = latents.device
+        chosen = chosen.to(device)
+        alive = torch.ones(sae.n_latents, dtype=torch.bool, device=device)
+        alive[latents] = False
+        for tables, rows in ((sae.encoders, pair), (sae.decoders, left)):
+            new = {m: _unit(t[chosen]) for m, t in rows.items()}
+            new["both"] = _unit(new["image"] + new["text"])
+            for m, table in tables.items():
+                norms = table.norm(dim=1)
+                length = norms[alive].mean() if bool(alive.any()) else norms.mean()
+                table[latents] = length * new[m]
+        for bias in sae.b_encs.values():
+            bias[latents] = 0
+        _forget(sae, latents, optimizer)
+
+
+def _forget(sae: SAE, latents: Tensor, optimizer: Optimizer | torch.optim.Optimizer) -> None:
+    """Set the optimiser's moments of some latents to 0."""
+    for which, parameter in sae.named_parameters():
+        if which.split(".")[0] in WHOLE:
+            continue
+        for moment in optimizer.state[parameter].values():
+            if moment.shape == parameter.shape:
+                moment[latents] = 0
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -100,6 +100,11 @@ class MatrixRows(Rows):
             self._stacked.append(isinstance(x, list))
             self._inputs.append([_matrix(m) for m in (x if isinstance(x, list) else [x])])
             self._targets.append(None if y is None else _matrix(y))
+            if y is not None and not isinstance(x, list) and len(x) != len(y):
+                raise ShapeError(
+                    f"train: the two of a pair have {len(x)} and {len(y)} rows; row i of one must "
+                    "belong to row i of the other, so drop the rows that have no partner."
+                )
         every = [m for ms in self._inputs for m in ms] + [m for m in self._targets if m is not None]
         counts = {len(m) for m in every}
         if len(counts) > 1:

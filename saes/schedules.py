@@ -7,7 +7,9 @@ from interp.errors import ParameterError
 
 __all__ = ["DECAYS", "Schedule"]
 
-DECAYS = ("linear", "cosine", "constant")
+DECAYS = ("linear", "cosine", "constant", "vl_paper")
+VL_EPOCHS, VL_WARMUP = 10, 2
+"""Equal parts of a training under ``vl_paper``, and those in which the rate rises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,9 @@ class Schedule:
     steps : of the training.
     warmup : steps over which the learning rate rises from ``lr / warmup`` to its full value.
     decay : how it falls over the last ``decay_steps``: ``"linear"`` or ``"cosine"`` towards 0, or
-        ``"constant"`` for not at all.
+        ``"constant"`` for not at all; or ``"vl_paper"``, the whole schedule of VL-SAE's authors,
+        which takes no warmup: ten parts of equal length (their epochs) at .5, 1, .962, .854, .691,
+        .5, .309, .146, .038 and 0 times the rate. In the last part nothing is learnt.
     decay_steps : steps of the fall; the last step is one step above 0.
     penalty_warmup : steps over which the sparsity penalty rises from 0 to its full weight.
     k_start : k of the first step; None for no schedule of k.
@@ -51,6 +55,10 @@ class Schedule:
                 raise ParameterError(
                     f"{name} must be a whole number from {low} to the steps; got {value!r}."
                 )
+        if self.decay == "vl_paper" and (self.warmup or self.decay_steps):
+            raise ParameterError(
+                "decay vl_paper is a whole schedule; leave warmup and decay_steps out."
+            )
         if self.k_start is not None and not (self.k_start >= 1 and 1 <= self.k_steps <= self.steps):
             raise ParameterError(
                 f"k_start must be at least 1 and k_steps from 1 to {self.steps}; got "
@@ -58,7 +66,9 @@ class Schedule:
             )
 
     def lr_scale(self, step: int) -> float:
-        """Factor on the learning rate, above 0 and at most 1."""
+        """Factor on the learning rate, above 0 (``"vl_paper"``: from 0) and at most 1."""
+        if self.decay == "vl_paper":
+            return _vl_factor(step * VL_EPOCHS // self.steps)
         scale = 1.0
         if step < self.warmup:
             scale = (step + 1) / self.warmup
@@ -77,3 +87,15 @@ class Schedule:
         if self.k_start is None or step >= self.k_steps or self.k_start <= k:
             return None
         return round(self.k_start + (k - self.k_start) * step / self.k_steps)
+
+
+def _vl_factor(epoch: int) -> float:
+    """The rate of an epoch, 0 to 9, of VL-SAE's code (arXiv 2510.21323).
+
+    Two epochs of warm-up by hand, then a cosine over the eight that are left, which is moved on at
+    the start of an epoch: so it begins below 1 and ends at 0.
+    """
+    if epoch < VL_WARMUP:
+        return (epoch + 1) / VL_WARMUP
+    share = (epoch - VL_WARMUP + 1) / (VL_EPOCHS - VL_WARMUP)
+    return (1 + math.cos(math.pi * share)) / 2

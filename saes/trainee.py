@@ -19,6 +19,7 @@ from saes.resample import resample
 from saes.rows import Pair, seeded
 from saes.schedules import Schedule
 from saes.threads import one_torch_thread
+from saes.vl import VLSAE
 
 __all__ = ["Options", "Trainee", "default_lr"]
 
@@ -78,9 +79,10 @@ class Trainee:
         one = torch.ones(1)
         self.scale_in = unit_scale(x) if options.normalize else one
         scale_out = self.scale_in if y is None else unit_scale(y) if options.normalize else one
-        with torch.no_grad():
-            first = centre(target, options.b_dec) * scale_out
-            self.sae.b_dec.copy_(first.view_as(self.sae.b_dec))
+        if getattr(config, "design", "") == "shared":  # whose one encoder has one scale
+            self.scale_in = scale_out = 2 / (1 / self.scale_in + 1 / scale_out)
+        firsts = [centre(t, options.b_dec) for t in ((x, target) if self.sae.paired else (target,))]
+        _start_biases(self.sae, firsts, (self.scale_in, scale_out))
         self.scaled = options.normalize
         self.sae.train().to(device)
         self.scale_in, self.scale_out = self.scale_in.to(device), scale_out.to(device)
@@ -95,7 +97,8 @@ class Trainee:
             clip=options.clip,
             backend=options.backend,
         )
-        chosen = resolve(options.backend, self.sae.encoder, len(x) * n)
+        like = next(iter(self.parameters.values()))
+        chosen = resolve(options.backend, like, len(x) * n)
         self._own_threads = chosen in ("numba", "int8") and self.sae.threaded
         self.silent = torch.zeros(n, dtype=torch.int64, device=device)
         self.dead = torch.empty(0, dtype=torch.int64, device=device)
@@ -147,7 +150,8 @@ class Trainee:
         if done % REFRESH == 0:
             self.dead = (self.silent >= options.dead_after).nonzero().flatten()
         if log:
-            self._note(loss, x if y is None else y, done, lr)
+            target = x if y is None else torch.cat([x, y], 1) if self.sae.paired else y
+            self._note(loss, target, done, lr)
 
     def finish(self, batches: Iterable[Tensor]) -> SAE:
         """The SAE as it is handed over: averaged weights if kept, for raw activations, in eval.
@@ -206,7 +210,8 @@ class Trainee:
         rows = target.reshape(len(target), -1).float()
         spread = squared_error(rows, rows.mean(0))
         fvu = squared_error(loss.output.view_as(rows), rows) / spread
-        numbers = [loss.total, *loss.parts.values(), fvu, loss.active.sum() / len(rows)]
+        read = len(rows) * (1 + self.sae.paired)
+        numbers = [loss.total, *loss.parts.values(), fvu, loss.active.sum() / read]
         numbers.append((self.silent >= self.options.dead_after).float().mean())
         values = torch.stack([v.detach().double() for v in numbers]).tolist()
         if not math.isfinite(values[0]):
@@ -216,6 +221,16 @@ class Trainee:
             )
         names = ["total", *loss.parts, "fvu", "l0", "dead"]
         self.log.append({"step": done, **dict(zip(names, values, strict=True)), "lr": lr})
+
+
+def _start_biases(sae: SAE, firsts: list[Tensor], scales: tuple[Tensor, Tensor]) -> None:
+    """Begin with decoder biases at the middle of what is predicted."""
+    if isinstance(sae, VLSAE):
+        image, text = (first * scale for first, scale in zip(firsts, scales, strict=True))
+        sae.start_biases(image, text)
+        return
+    with torch.no_grad():
+        sae.b_dec.copy_((firsts[0] * scales[1]).view_as(sae.b_dec))
 
 
 def default_lr(config: SAEConfig) -> float:
@@ -245,6 +260,8 @@ def _fresh(config: SAEConfig, sample: Pair, seed: int) -> SAE:
     who = type(sae).__name__
     if sae.transcodes and y is None:
         raise ShapeError(f"{who} predicts other activations; give train a tuple (X, Y).")
+    if sae.paired and y is None:
+        raise ShapeError(f"{who} learns from pairs; give train a tuple (X_image, X_text).")
     for shape, t, which in ((sae.in_shape, x, "x"), (sae.out_shape, x if y is None else y, "y")):
         if tuple(t.shape[1:]) != shape:
             wanted = ", ".join(map(str, shape))

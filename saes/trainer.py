@@ -79,8 +79,9 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     Parameters
     ----------
     acts : [n, d_in] activations: ``store["resid_post.6"]``, an array or a tensor; a tuple (X, Y)
-        for a transcoder; [n, layers, d], or a list of matrices [n, d], for a crosscoder; a mapping
-        of names to any of these, which share their rows; or a `ModelRows`, which runs a model.
+        for a transcoder, (X_image, X_text) for a VL-SAE; [n, layers, d], or a list of matrices
+        [n, d], for a crosscoder; a mapping of names to any of these, which share their rows; or a
+        `ModelRows`, which runs a model.
     config : of one SAE, or a list of them. Each SAE gets the same batches, and the same weights as
         if it were trained alone.
     steps : batches to learn from. An epoch reads each row once, in an order of its own.
@@ -92,7 +93,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         with the training's log as ``training.json``. None writes nothing.
     warmup : steps over which lr rises; None for a twentieth of them, at most 1,000.
     decay, decay_steps : how lr falls at the end, ``"linear"``, ``"cosine"`` or ``"constant"``, and
-        over how many steps; None for a fifth of them.
+        over how many steps; None for a fifth of them. ``"vl_paper"`` is the schedule of VL-SAE's
+        authors (`VLSAE` names the rest of their settings).
     penalty_warmup : steps over which the sparsity penalty rises; None for a twentieth.
     k_start, k_steps : let k fall from ``k_start`` to the config's over ``k_steps``, for
         architectures that have k; None for a fifth of the steps.
@@ -161,11 +163,12 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         k_start,
     )
     rows = read_rows(acts)
+    whole = decay == "vl_paper"
     schedule = Schedule(
         steps=steps,
-        warmup=_part(steps, 20, warmup, most=1000),
+        warmup=warmup or 0 if whole else _part(steps, 20, warmup, most=1000),
         decay=decay,
-        decay_steps=_part(steps, 5, decay_steps),
+        decay_steps=decay_steps or 0 if whole else _part(steps, 5, decay_steps),
         penalty_warmup=_part(steps, 20, penalty_warmup),
         k_start=k_start,
         k_steps=_part(steps, 5, k_steps) if k_start is not None else 0,
@@ -315,7 +318,8 @@ def _hand_over(
     def column(key: str) -> np.ndarray:
         return np.array([entry[key] for entry in log])
 
-    scale = trainee.scale_in.flatten().tolist() if trainee.scaled else None
+    scales = (trainee.scale_in, trainee.scale_out)[: 1 + trainee.sae.paired]
+    scale = torch.cat(scales).flatten().tolist() if trainee.scaled else None
     settings = {k: v for k, v in settings.items() if k != "configs"}
     site = rows.sites[trainee.site]
     about = {**provenance, "seed": settings["seed"], "versions": versions()}

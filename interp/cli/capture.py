@@ -16,6 +16,12 @@ def run(
     hookpoints: o.Hookpoints = None,
     out: Annotated[Path, typer.Option(help="Folder of the store.")] = Path("acts"),
     pool: o.Pool = "last",
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="DATA are pairs of images and texts; a row a pair.")
+    ] = False,
+    image_column: o.ImageColumn = None,
+    text_model: o.TextModel = None,
+    prompt: o.PairPrompt = None,
     batch_size: o.BatchSize = None,
     text_column: o.TextColumn = None,
     label_column: o.LabelColumn = None,
@@ -36,7 +42,7 @@ def run(
 ) -> None:
     """Run a model over data and write what its hook points held, a row a text, image or token."""
     wanted = o.split_commas(hookpoints)
-    if not wanted:
+    if not wanted and not pairs:
         raise ParameterError(
             "--hookpoints is needed, as resid_post.* or a module's name; `interp hookpoints MODEL` "
             "lists them."
@@ -44,16 +50,29 @@ def run(
     import interp
     from interp.capturing import Capture
 
-    loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
-    columns = {
+    loading: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision,
+                               "trust_remote_code": trust_remote_code}  # fmt: skip
+    loaded = interp.load(model, **loading)
+    columns: dict[str, Any] = {
         "text_column": text_column,
         "label_column": label_column,
         "group_column": group_column,
     }
-    work = Capture(
-        loaded, data, wanted, cast(Any, pool), batch_size, store_dtype, max_length, columns
-    )
-    say_notes(work.data)
+    if pairs:
+        from interp.cli.sae.pairs import pairs_work
+
+        work: Any = pairs_work(
+            loaded, data, wanted, text_model=text_model, loading=loading, prompt=prompt,
+            pool="mean" if pool == "last" else pool, batch_size=batch_size, dtype=store_dtype,
+            max_length=max_length, columns={"image_column": image_column, **columns},
+        )  # fmt: skip
+    elif image_column or text_model or prompt:
+        raise ParameterError("--image-column, --text-model and --prompt are for --pairs.")
+    else:
+        work = Capture(
+            loaded, data, wanted, cast(Any, pool), batch_size, store_dtype, max_length, columns
+        )
+        say_notes(work.data)
     if dry_run:
         show_plan(work, as_json)
         return

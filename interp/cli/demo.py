@@ -35,6 +35,8 @@ SPLICED = 60
 """Texts over which the loss with the autoencoder spliced in is measured."""
 CLIMB = 128
 """Steps to the synthesised image of a facet."""
+SHARED, SHARED_ACTIVE, SHARED_STEPS, SHARED_BATCH = 64, 8, 300, 512
+"""Concepts that images and captions of digits share: two latents a dimension."""
 KINDS = "string"
 """The concept whose two classes stand in for safe and unsafe prompts."""
 STAND_IN = (
@@ -52,9 +54,7 @@ def run(
     as_json: o.Json = False,
     config: o.Config = None,
 ) -> None:
-    """Probe demo:pylm on demo:facts and demo:python, learn its features, and show the facets of a
-    unit of demo:digits; no downloads.
-    """
+    """All analyses on the embedded models and data, with a report; no downloads."""
     import interp
     from interp.capturing import Capture
     from interp.data import read
@@ -85,6 +85,7 @@ def run(
     _align(started, works[1], seed)
     _learn(started, model, seed)
     _facet(started, seed)
+    _share(started, seed)
     path = finish(started, "What pylm represents")
     if as_json:
         emit(metrics(started.results))
@@ -186,6 +187,37 @@ def _learn(run: "Run", model: "Model", seed: int) -> None:
             name=SITE, progress=progress,
         )  # fmt: skip
     run.add(_signed(found, model, data))
+
+
+def _share(run: "Run", seed: int) -> None:
+    """A VL-SAE of a small CLIP: concepts that images of digits and captions share."""
+    import interp
+    import saes
+    from interp.demo.digits import FACTS, captioned
+    from interp.pair_capture import PairCapture
+
+    data = captioned(seed, captions=1)
+    name = f"{data.name}.concepts"
+    if run.found(saes.Concepts, name) is not None:
+        note(f"{name}: found in {run.path}")
+        return
+    model = interp.load("demo:digits-clip")
+    work = PairCapture(model, data)
+    with bar(f"capturing the pairs of {data.name}") as progress:
+        store = work.on_disk(run.path / "acts" / "pairs", resume=True, force=False,
+                             progress=progress)  # fmt: skip
+    seen = (store.rows["split"] == "train").to_numpy().nonzero()[0]
+    pair = tuple(store[work.sides[side]][seen] for side in ("image", "text"))
+    with bar(f"learning {SHARED} concepts of images and captions") as progress:
+        sae = saes.train(
+            pair, saes.VLConfig(n_latents=SHARED, k=SHARED_ACTIVE), steps=SHARED_STEPS,
+            batch_size=SHARED_BATCH, lr=1e-3, seed=seed, name=data.name, progress=progress,
+        )  # fmt: skip
+    sae.metadata |= {"hookpoints": work.sides, "model": model.spec}
+    sae.save_pretrained(run.path / "sae" / data.name)
+    found = saes.concepts(sae, store, data, columns=FACTS, seed=seed, name=name)
+    about = {**found.provenance["model"], "short": short_names([model.spec])[0]}
+    run.add(replace(found, provenance={**found.provenance, "model": about}))
 
 
 def _signed(result: Any, model: "Model", data: "Dataset") -> Any:

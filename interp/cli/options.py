@@ -11,7 +11,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Hugging Face id or folder, tl:ID, nnsight:ID, file.py:factory, demo:pylm.",
+        help="Hugging Face id or folder, tl:ID, nnsight:ID, file.py:factory, demo:pylm, "
+        "demo:digits-clip.",
     ),
 ]
 Data = Annotated[
@@ -21,6 +22,27 @@ Data = Annotated[
         help="csv, tsv, jsonl, json, parquet, txt, safetensors, image folder, hf:NAME[split], "
         "file.py:factory, demo:facts, demo:python.",
     ),
+]
+Pairs = Annotated[
+    str,
+    typer.Argument(
+        metavar="PAIRS",
+        help="csv, jsonl, json, parquet with columns of image files and texts, a folder of images "
+        "with texts, hf:NAME[split], file.py:factory, demo:digits-clip.",
+    ),
+]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Column of the image files of pairs; else found by name.")
+]
+TextModel = Annotated[
+    str | None, typer.Option(help="Reads the texts of pairs, if MODEL reads the images alone.")
+]
+PairPrompt = Annotated[
+    str | None,
+    typer.Option("--prompt", help="Of a decoder that reads images: <image>, and {text} after it."),
+]
+PairPool = Annotated[
+    str, typer.Option(help="mean, last, first or max; or two, as first,last: image and text.")
 ]
 MaybeModel = Annotated[
     str | None, typer.Argument(metavar="[MODEL]", help="As for capture; else give --store.")

@@ -36,6 +36,10 @@ def show(results: "Sequence[Result]") -> None:
         _features(result)
     for result in (r for r in results if r.kind == "facets"):
         _facets(result)
+    for result in (r for r in results if r.kind == "vl_concepts"):
+        _concepts(result)
+    for result in (r for r in results if r.kind == "vl_explanation"):
+        _explained(result)
     _alignments(results)
 
 
@@ -237,6 +241,31 @@ def _features(found: Any) -> None:
     typer.echo("")
     table("latents that fire most", columns, [list(row) for row in cells])
     typer.echo(f"{len(frame)} latents, {len(found.dead)} never fired, {len(named)} have a name")
+
+
+def _concepts(found: Any) -> None:
+    """The concepts that mean a label or have a name, the commonest first."""
+    frame = found.to_frame()
+    shown = frame[frame["name"].notna()].sort_values("texts", ascending=False, kind="stable")
+    columns = ["latent", "name", "meaning", "image_purity", "text_purity", "images", "texts"]
+    rows = shown[columns].astype(object).where(shown[columns].notna(), None)
+    typer.echo("")
+    title = f"{found.name}: concepts that fire most, of {found.n:,} pairs"
+    table(title, [c.replace("_", " ") for c in columns], rows.head(LATENTS).values.tolist())
+    said = found.metrics()
+    typer.echo(
+        f"{said['latents']} latents, {said['dead']} dead, {said['named']} named (blind draws "
+        f"{said['named_control']}), {said['meant']} agree on a label (blind draws "
+        f"{said['meant_control']})"
+    )
+
+
+def _explained(found: Any) -> None:
+    """The concepts of what was explained."""
+    frame = found.to_frame()
+    typer.echo("")
+    rows = frame.astype(object).where(frame.notna(), None).values.tolist()
+    table(f"concepts of the {found.of}", [str(c) for c in frame.columns], rows)
 
 
 def _tops(found: Any, latent: int) -> str:

@@ -1,4 +1,4 @@
-"""What runs with nothing downloaded: a small language model and labelled texts.
+"""What runs with nothing downloaded: three small models, labelled texts, and digits.
 
 ``interp.load("demo:pylm")`` and ``interp.capture(model, "demo:facts", ...)`` come here. The tables
 are :data:`MODELS` (name -> folder beside this file, in Hugging Face form unless :data:`MODULES` has
@@ -30,6 +30,12 @@ def _digits_net(folder: Path) -> Any:
     return digits_net(folder)
 
 
+def _digits_clip(**options: Any) -> Dataset:
+    from interp.demo.digits import captioned
+
+    return captioned(**options)
+
+
 def _facts(**options: Any) -> Dataset:
     from interp.demo.facts import statements
 
@@ -42,10 +48,11 @@ def _python(**options: Any) -> Dataset:
     return python_source(**options)
 
 
-MODELS: dict[str, str] = {"digits": "digits", "pylm": "pylm"}
+MODELS: dict[str, str] = {"digits": "digits", "digits-clip": "digits_clip", "pylm": "pylm"}
 MODULES: dict[str, Callable[[Path], Any]] = {"digits": _digits_net}
 DATA: dict[str, Callable[..., Dataset]] = {
     "digits": _digits,
+    "digits-clip": _digits_clip,
     "facts": _facts,
     "python": _python,
 }
@@ -63,11 +70,12 @@ def model_path(name: str) -> Path:
     ParameterError : no demo model has that name.
     ModelError : the weights are not in the installed package.
     """
-    folder = Path(__file__).parent / _known(name, MODELS, "model")
+    made = _known(name, MODELS, "model")
+    folder = Path(__file__).parent / made
     if not (folder / "model.safetensors").is_file():
         raise ModelError(
             f"demo:{name} has no weights in {folder}; reinstall interp, or make them with "
-            f"examples/train_{name}.py."
+            f"examples/train_{made}.py."
         )
     return folder
 

@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "jumprelu": {"first_threshold": 0.2, "bandwidth": 0.5},
     "crosscoder": {"n_layers": 3},
     "codebook": {"k": 3, "layer_norm": False},
+    "vl": {"k": 3},
 }
 """Fields of a small config of each architecture, beside n_latents."""
 

@@ -137,7 +137,7 @@ def set_up(small, batch, name, fields, d_out):
 
 
 def test_every_architecture_has_a_case():
-    elsewhere = {"codebook"}  # by hand in tests/saes/codebook/test_layer.py
+    elsewhere = {"codebook", "vl"}  # in tests/saes/codebook/test_layer.py and test_vl.py
     assert {name for name, *_ in CASES} == set(ARCHITECTURES) - elsewhere
 
 

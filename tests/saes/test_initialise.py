@@ -41,7 +41,7 @@ def test_the_geometric_median_resists_outliers_and_the_mean_does_not():
         centre(x, "median")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"vl"}))
 def test_a_folded_sae_takes_raw_activations(small, batch, name):
     """fold(sae)(x) = sae(s x) / t, with the latents as they were; for every architecture."""
     fields = {"skip": True} if name == "transcoder" else {}

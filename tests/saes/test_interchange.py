@@ -342,7 +342,7 @@ def test_the_dtype_is_kept_or_widened(tmp_path):
 
 FIELDS = {"topk": {"k": K}, "batch_topk": {"k": K}, "matryoshka": {"k": K, "prefixes": (4, 9, N)},
           "transcoder": {"k": K, "skip": True}, "crosscoder": {"n_layers": 2},
-          "codebook": {"k": K, "layer_norm": False}}  # fmt: skip
+          "codebook": {"k": K, "layer_norm": False}, "vl": {"k": K}}  # fmt: skip
 
 
 def example(name, d_out=None):
@@ -397,7 +397,7 @@ def test_what_a_format_cannot_hold_is_refused_and_nothing_written(tmp_path, form
             if (
                 listed
                 or (name, d_out) == ("transcoder", D)
-                or (name in ("crosscoder", "codebook") and d_out)
+                or (name in ("crosscoder", "codebook", "vl") and d_out)
             ):
                 continue
             with pytest.raises(CheckpointError, match="has no|stores topk|have one width"):

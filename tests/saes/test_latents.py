@@ -296,7 +296,7 @@ def test_a_name_is_a_label_that_holds_on_other_documents(lm):
     assert not saes.features(reading(4), stored(mixed, [4] * n), data, "h", model=lm).named.any()
 
 
-@pytest.mark.parametrize("name", [n for n in saes.ARCHITECTURES if n != "crosscoder"])
+@pytest.mark.parametrize("name", [n for n in saes.ARCHITECTURES if n not in ("crosscoder", "vl")])
 def test_every_architecture_has_features(small, name):
     sae = small(name).eval()
     generator = torch.Generator().manual_seed(0)

@@ -47,3 +47,15 @@ def test_what_is_no_schedule_is_refused(wrong):
     Schedule(steps=10)
     with pytest.raises(ParameterError, match=next(iter(wrong))):
         Schedule(**{"steps": 10, **wrong})
+
+
+def test_v4_the_schedule_of_vl_sae_s_authors_ends_at_nothing():
+    want = [0.5, 1, 0.96194, 0.85355, 0.69134, 0.5, 0.30866, 0.14645, 0.038060, 0]
+    s = Schedule(steps=70, decay="vl_paper")
+    assert [s.lr_scale(7 * i) for i in range(10)] == pytest.approx(want, abs=5e-6)
+    assert [s.lr_scale(7 * i + 6) for i in range(10)] == pytest.approx(want, abs=5e-6)
+    uneven = Schedule(steps=73, decay="vl_paper")
+    assert uneven.lr_scale(0) == 0.5 and uneven.lr_scale(72) == 0
+    for option in ({"warmup": 2}, {"decay_steps": 2}):
+        with pytest.raises(ParameterError, match="a whole schedule"):
+            Schedule(steps=70, decay="vl_paper", **option)

@@ -37,7 +37,7 @@ QUICK = {"steps": 12, "batch_size": 100, "lr": 1e-2}
 
 def acts_for(name):
     """Activations of the shape that an architecture reads."""
-    if name == "transcoder":
+    if name in ("transcoder", "vl"):
         return X, X.flip(1) * 3
     return torch.stack([X, 4 * X, -X], dim=1) if name == "crosscoder" else X
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from interp.cli.sae import codes, convert, features, force, steer, train
+from interp.cli.sae import codes, concepts, convert, explain, features, force, steer, train
 from interp.cli.sae import eval as evaluation
 from interp.cli.shell import command
 
@@ -17,6 +17,8 @@ COMMANDS = {
     "train": train.run,
     "eval": evaluation.run,
     "features": features.run,
+    "concepts": concepts.run,
+    "explain": explain.run,
     "steer": steer.run,
     "convert": convert.run,
     "codes": codes.run,

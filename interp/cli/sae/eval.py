@@ -100,6 +100,12 @@ def run(
     if not dry_run:
         find_run(out, resume=False, force=force)  # refuse before anything is read
     judged = saes.SAE.from_pretrained(sae)
+    if judged.paired:
+        from interp.cli.sae.judge_pairs import judge
+
+        judge(judged, store, o.split_commas(hookpoint), out, device, batch_size, seed, force=force,
+              dry_run=dry_run, as_json=as_json, finish=_finish)  # fmt: skip
+        return
     points = _hookpoints(judged, o.split_commas(hookpoint), target)
     loaded, source = None, None
     if store is None:

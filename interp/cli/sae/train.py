@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from interp.cli import options as o
-from interp.cli.capture import size
+from interp.cli.capture import show_plan, size
 from interp.cli.report import command_of
-from interp.cli.shell import bar, emit, say_notes, table
+from interp.cli.shell import bar, emit, note, say_notes, table
 from interp.errors import InterpError, ParameterError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def run(
         typer.Option(
             "--architecture",
             "--arch",
-            help="topk, batch_topk, relu, gated, jumprelu, matryoshka, transcoder, crosscoder; or "
-            "codebook, which with MODEL trains the model too.",
+            help="topk, batch_topk, relu, gated, jumprelu, matryoshka, transcoder, crosscoder; vl, "
+            "for pairs of images and texts; or codebook, which with MODEL trains the model too.",
         ),
     ] = "topk",
     n_latents: Annotated[
@@ -69,7 +69,10 @@ def run(
     ] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps over which lr rises.")] = None,
     decay: Annotated[
-        str, typer.Option(help="How lr falls at the end: linear, cosine or constant.")
+        str,
+        typer.Option(
+            help="How lr falls: linear, cosine, constant, or vl_paper, VL-SAE's authors'."
+        ),
     ] = "linear",
     decay_steps: Annotated[int | None, typer.Option(help="Steps over which lr falls.")] = None,
     penalty_warmup: Annotated[
@@ -119,6 +122,9 @@ def run(
     ] = 2**16,
     forward_batch_size: o.ForwardBatchSize = None,
     text_column: o.TextColumn = None,
+    image_column: o.ImageColumn = None,
+    text_model: o.TextModel = None,
+    prompt: o.PairPrompt = None,
     log_every: Annotated[int | None, typer.Option(help="Steps between entries of the log.")] = None,
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; else a tenth of them.")
@@ -140,7 +146,8 @@ def run(
     Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches.
     """
     points = o.split_commas(hookpoint)
-    if (store is None) == (model is None or data is None) or not points:
+    pairs = architecture == "vl" and store is None
+    if (store is None) == (model is None or data is None) or not (points or pairs):
         raise ParameterError(
             "interp sae train takes MODEL and DATA, or --store STORE, and --hookpoint such as "
             "resid_post.3."
@@ -178,7 +185,27 @@ def run(
         raise ParameterError(
             "--from-scratch, --init and --model-lr are for --architecture codebook with MODEL."
         )
-    if store is not None:
+    if pairs:
+        from interp.loading import load
+
+        loading: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision,
+                                   "trust_remote_code": trust_remote_code}  # fmt: skip
+        held = _pairs(
+            load(str(model), **loading), str(data), points, out,
+            {"text_model": text_model, "loading": loading, "prompt": prompt, "max_length":
+             max_length, "pool": "mean" if pool == "all" else pool,
+             "batch_size": forward_batch_size,
+             "columns": {"image_column": image_column, "text_column": text_column}},
+            resume=resume, force=force, dry_run=dry_run, as_json=as_json,
+        )  # fmt: skip
+        if held is None:
+            return
+        rows, about = held
+    elif image_column or text_model or prompt:
+        raise ParameterError(
+            "--image-column, --text-model and --prompt are for --architecture vl with MODEL."
+        )
+    elif store is not None:
         rows, about = _from_store(store, points, target, architecture)
     else:
         import interp
@@ -303,6 +330,11 @@ def _architectures(architecture: str, points: list[str], target: str | None) -> 
         raise ParameterError(f"--architecture must be one of {known}; got {architecture!r}.")
     if architecture == "transcoder" and target is None:
         raise ParameterError("--target is needed: the hook point that a transcoder predicts.")
+    if architecture == "vl" and (target is not None or len(points) not in (0, 2)):
+        raise ParameterError(
+            "--architecture vl takes two --hookpoint, what images give and then what texts give, "
+            f"and no --target; got {', '.join(points)}."
+        )
     if target is not None and (len(points) > 1 or architecture == "crosscoder"):
         raise ParameterError("--target takes one --hookpoint, and no crosscoder.")
 
@@ -318,10 +350,44 @@ def _from_store(
     sites: dict[str, Any] = {p: held[p] for p in points}
     if architecture == "crosscoder":
         sites = {"+".join(points): [held[p] for p in points]}
+    elif architecture == "vl":
+        image, text = points
+        sites = {"+".join(points): (held[image], held[text])}
     elif target is not None:
         sites = {f"{points[0]}-to-{target}": (held[points[0]], held[target])}
     about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
+    if architecture == "vl":
+        about["hookpoints"] = dict(zip(("image", "text"), points, strict=True))
     return MatrixRows(sites), about
+
+
+def _pairs(
+    model: Any,
+    data: str,
+    points: list[str],
+    out: Path,
+    options: dict[str, Any],
+    *,
+    resume: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> "tuple[Rows, dict[str, Any]] | None":
+    """The rows of pairs, captured into a folder beside the run; None where that is only planned."""
+    from interp.cli.sae.pairs import pairs_work, stored
+    from saes import MatrixRows
+
+    work = pairs_work(model, data, points, **options)
+    if dry_run:
+        show_plan(work, as_json)
+        return None
+    folder = out.with_name(f"{out.name}-pairs")
+    held = stored(work, folder, resume=resume, force=force)
+    note(f"the pairs' activations are in {folder}")
+    sites = work.sides
+    rows = MatrixRows({" and ".join(sites.values()): (held[sites["image"]], held[sites["text"]])})
+    about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
+    return rows, {**about, "hookpoints": sites}
 
 
 def _configs(

@@ -1,0 +1,80 @@
+"""``interp sae eval`` of a VL-SAE: what pairs share, and what is kept of each modality."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from interp.cli.capture import size
+from interp.cli.sae.inputs import weights_hash
+from interp.cli.shell import bar, emit
+from interp.errors import ParameterError
+
+if TYPE_CHECKING:
+    from saes import SAE
+
+__all__ = ["judge"]
+
+
+def judge(
+    sae: "SAE",
+    store: Path | None,
+    points: list[str],
+    out: Path,
+    device: str,
+    batch_size: int | None,
+    seed: int,
+    *,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    finish: Callable[[Any, bool], None],
+) -> None:
+    """Judge a VL-SAE on a store of pairs, at the hook points it learnt from or at others.
+
+    Raises
+    ------
+    ParameterError
+        There is no store, or not one hook point a modality.
+    """
+    import interp
+    import saes
+    from interp.loading import device_of
+    from interp.runs import Run
+    from saes.vl import MODALITIES
+
+    known = sae.metadata.get("hookpoints")
+    if not points and isinstance(known, dict):
+        points = [known[m] for m in MODALITIES]
+    if store is None or len(points) != 2:
+        raise ParameterError(
+            "interp sae eval takes a VL-SAE with --store STORE of pairs, and two --hookpoint, "
+            f"image then text, where the SAE names none; got {', '.join(points) or 'none'}."
+        )
+    held = interp.ActivationStore.open(store)
+    images, texts = (held[p] for p in points)
+    if dry_run:
+        moved = sum(len(m) * m.shape[-1] * m.dtype.itemsize for m in (images, texts))
+        if as_json:
+            emit({"rows": len(images), "bytes": 3 * moved})
+        else:
+            typer.echo(f"{len(images)} pairs, {size(3 * moved)} to read")
+        return
+    sae.to(device_of(device))
+    about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
+    identity = {"sae": weights_hash(sae), **about, "hookpoints": points, "seed": seed}
+    found = []
+    with bar("evaluating"):
+        found.append(
+            saes.evaluate_pairs(sae, images, texts, batch_size=batch_size, seed=seed)  # pyright: ignore[reportArgumentType]  it refuses others
+        )
+        for modality, acts in zip(MODALITIES, (images, texts), strict=True):
+            side = sae.side(modality)  # pyright: ignore[reportCallIssue]  a paired SAE has sides
+            found.append(saes.evaluate(side, acts, batch_size=batch_size, name=modality))
+    from dataclasses import replace
+
+    started = Run(out, "sae eval", identity, force=force)
+    for result in found:
+        started.add(replace(result, provenance={**about, **result.provenance}))
+    finish(started, as_json)
