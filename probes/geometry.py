@@ -5,8 +5,8 @@ Each measure is a function of a matrix, which stands in a file of its own and ca
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.errors import ParameterError, closest
-from interp.results import Result
 from probes.account import provenance_of
-from probes.concepts import concept_name, first_rows, read_concept
+from probes.anchors import relative, relative_similarity, stitching
+from probes.concepts import column, concept_name, first_rows, read_concept
+from probes.discrimination import gdv
+from probes.dissimilarity import rank_unit, rsa
+from probes.generations import backward_compatibility
+from probes.kernels import KernelSums, cka, kernel_unit, one_hot
+from probes.layered import Geometry
 from probes.measured import Curve, Measure, Measured, Setting, Unit, float_rows
 from probes.plan import choose_hookpoints
+from probes.prefixes import prefix_curve
 from probes.ranks import (
     Spectrum,
     effective_rank,
@@ -31,86 +37,117 @@ from probes.ranks import (
     srank,
     stable_rank,
 )
+from probes.rates import RateSums, class_rate_reduction, coding_rate, sparse_rate_reduction
 
 if TYPE_CHECKING:
     from interp.store import ActivationStore
 
 __all__ = [
-    "MEASURES",
     "Geometry",
+    "KernelSums",
+    "MEASURES",
+    "RateSums",
     "Spectrum",
+    "backward_compatibility",
+    "cka",
+    "class_rate_reduction",
+    "coding_rate",
     "effective_rank",
+    "gdv",
     "geometry_by_layer",
+    "kernel_unit",
     "numerical_rank",
+    "one_hot",
     "participation_ratio",
+    "prefix_curve",
     "rank_curve",
+    "rank_unit",
+    "relative",
+    "relative_similarity",
+    "rsa",
+    "sparse_rate_reduction",
     "srank",
     "stable_rank",
+    "stitching",
 ]
 
 MEASURES: dict[str, Measure] = {
     m.name: m
     for m in (
-        Measure("rank", lambda X, s: ranks(X, s.eps), "effective rank, 1 up: dimensions in use"),
-        Measure("rank_curve", lambda X, s: rank_curve(X), "variance by components", gives="curve"),
+        Measure(
+            "gdv",
+            lambda X, s: gdv(X, s.labels),
+            "generalized discrimination value of the classes: lower is better separated, 0 is none",
+            needs=("labels",),
+            rows=10_000,
+        ),
+        Measure(
+            "alignment_input",
+            lambda X, s: _aligned(X, s.inputs, s.seed),
+            "CKA with the input, about 0 to 1: 1 keeps the geometry of what the model was given",
+            needs=("inputs",),
+            rows=2000,
+        ),
+        Measure(
+            "alignment_target",
+            lambda X, s: _aligned(X, one_hot(s.labels, len(X)), s.seed),
+            "CKA with the classes, about 0 to 1: 1 has them as equidistant points",
+            needs=("labels",),
+            rows=2000,
+        ),
+        Measure(
+            "rank",
+            lambda X, s: ranks(X, s.eps),
+            "effective rank of the rows less their mean, 1 up: dimensions in use",
+        ),
+        Measure(
+            "coding_rate",
+            lambda X, s: coding_rate(X, unit_rows=True),
+            "nats to write the rows, scaled to length 1, to an error of .1: more where they spread",
+        ),
+        Measure(
+            "rate_reduction",
+            lambda X, s: class_rate_reduction(X, s.labels, unit_rows=True),
+            "nats of the coding rate that knowing the class saves: higher is better",
+            needs=("labels",),
+        ),
+        Measure(
+            "cka",
+            lambda X, s: kernel_unit(X),
+            "CKA of each pair of layers, about 0 to 1: 1 is equal up to rotation, scale and shift",
+            gives="matrix",
+            rows=1000,
+        ),
+        Measure(
+            "rsa",
+            lambda X, s: rank_unit(X),
+            "Spearman's correlation of the distances in each pair of layers, -1 to 1",
+            gives="matrix",
+            rows=1000,
+        ),
+        Measure(
+            "rank_curve",
+            lambda X, s: rank_curve(X),
+            "share of the variance that the first k principal components hold",
+            gives="curve",
+        ),
+        Measure(
+            "prefixes",
+            lambda X, s: prefix_curve(X, s.labels, groups=s.groups, seed=s.seed),
+            "held-out accuracy on the first m dimensions, beside PCA and random orders",
+            gives="curve",
+            needs=("labels",),
+        ),
     )
 }
 """Name -> measure; `interp geometry` and the report follow this table."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry(Result):
-    """What the measures say of each layer.
-
-    Attributes
-    ----------
-    label, classes : column of the labels and their names; None and empty without labels.
-    inputs : what stands for the model's input, in words, or None.
-    hookpoints, widths : in depth order.
-    measures : names of what was measured, in order.
-    values : measure -> [h] a number a hook point; nan where undefined.
-    parts : measure -> {name: [h]}, numbers that belong to it.
-    matrices : measure -> [h, h], likeness of each pair of hook points.
-    curves : measure -> {hook point: {"x": [m], line: [m], ...}}; a hook point without a curve is
-        not there.
-    reasons : ``"hook point: measure"`` -> why that is undefined.
-    """
-
-    kind: ClassVar[str] = "geometry"
-
-    label: str | None
-    classes: tuple[str, ...]
-    inputs: str | None
-    hookpoints: tuple[str, ...]
-    widths: tuple[int, ...]
-    measures: tuple[str, ...]
-    values: dict[str, NDArray] = field(default_factory=dict)
-    parts: dict[str, dict[str, NDArray]] = field(default_factory=dict)
-    matrices: dict[str, NDArray] = field(default_factory=dict)
-    curves: dict[str, dict[str, dict[str, NDArray]]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    examples: list[dict[str, Any]] | tuple[()] = ()
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row a hook point, a column a measure and each of its parts."""
-        columns: dict[str, Any] = {"hookpoint": self.hookpoints, "width": self.widths}
-        for name, values in self.values.items():
-            columns[name] = values
-            columns |= {f"{name}.{part}": v for part, v in self.parts.get(name, {}).items()}
-        return pd.DataFrame(columns)
-
-    def metrics(self) -> dict[str, Any]:
-        """Numbers and names for ``metrics.json``; of curves only that they are in the result."""
-        names = ("label", "inputs", "values", "parts", "matrices", "reasons")
-        found = {name: getattr(self, name) for name in names}
-        lists = {name: list(getattr(self, name)) for name in ("hookpoints", "widths", "classes")}
-        return {"n": self.n, **lists, **found, "curves": sorted(self.curves)}
 
 
 def geometry_by_layer(
     store: "ActivationStore",
     label: str | None = None,
     *,
+    groups: str | None = None,
     features: Sequence[str] = (),
     measures: Sequence[str] | None = None,
     inputs: Any = None,
@@ -127,6 +164,7 @@ def geometry_by_layer(
         matrices of layers one vector a layer.
     label : column of classes, or None: what needs labels is then undefined. Rows without one are
         left out.
+    groups : column whose values stay on one side of a split, or None.
     features : more columns that some measures read, each with few values.
     measures : names in `MEASURES`; all by default.
     inputs : [n, ...] what the model was given, as numbers, a row a row of the store; by default the
@@ -146,19 +184,22 @@ def geometry_by_layer(
     """
     asked = choose_measures(measures)
     names = choose_hookpoints(store.hookpoints, hookpoints, "recommended")
-    concept = read_concept(store.rows, label, None) if label is not None else None
+    concept = read_concept(store.rows, label, groups) if label is not None else None
     rows = concept.rows if concept is not None else np.arange(len(store.rows))
     first = None
     if inputs is None:
         inputs, inputs_are = store[names[0]], f"the first hook point, {names[0]}"
     if any("inputs" in m.needs for m in asked):
-        first = _read(inputs, rows)
+        first = inputs if len(rows) == len(store.rows) else inputs[rows]
     table = store.rows.iloc[rows]
-    known = {
-        c: pd.factorize(table[c])[0]
-        for c in dict.fromkeys((*([label] if label else []), *features))
-    }
-    setting = Setting(concept.y if concept else None, first, seed, features=known)
+    known = {name: pd.factorize(column(table, name, "features"))[0] for name in features}
+    setting = Setting(
+        concept.y if concept else None,
+        first,
+        concept.groups if concept else None,
+        seed,
+        features=known,
+    )
     found: dict[str, list[Any]] = {m.name: [] for m in asked}
     widths = []
     for i, name in enumerate(names):
@@ -187,7 +228,7 @@ def geometry_by_layer(
         measures=tuple(m.name for m in asked),
         notes=(*(concept.notes if concept else ()), *_drawn(asked, len(rows))),
         examples=first_rows(store.rows, shown) if any(shown) else (),
-        **_gathered(names, asked, found),
+        **cast(dict[str, Any], _gathered(names, asked, found)),
     )
 
 
@@ -208,6 +249,12 @@ def choose_measures(asked: Sequence[str] | None) -> list[Measure]:
     if not asked:
         raise ParameterError("measures is empty; name at least one, or leave it out for all.")
     return [m for m in MEASURES.values() if m.name in asked]
+
+
+def _aligned(X: Tensor, target: Any, seed: int) -> Measured:
+    """CKA with a target, and as its part RSA on some of the rows."""
+    found = cka(X, target)
+    return Measured(found, found.reason, rsa=float(rsa(X, target, rows=1000, seed=seed)))
 
 
 def _read(X: Any, rows: NDArray) -> Tensor:
@@ -232,13 +279,7 @@ def _find(measure: Measure, X: Tensor, setting: Setting) -> Any:
     if measure.rows is not None and len(X) > measure.rows:
         # The same rows at every layer, else no two layers could be held together.
         kept = np.sort(np.random.default_rng(setting.seed).permutation(len(X))[: measure.rows])
-        at = torch.from_numpy(kept)
-        X, setting = X[at], replace(
-            setting,
-            labels=None if setting.labels is None else setting.labels[kept],
-            inputs=None if setting.inputs is None else setting.inputs[at],
-            features={k: v[kept] for k, v in setting.features.items()},
-        )  # fmt: skip
+        X, setting = X[torch.from_numpy(kept)], setting.at(kept)
     return measure.find(X, setting)
 
 

@@ -1,7 +1,7 @@
 """What a measure of representations takes and gives, whichever it is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -95,18 +95,30 @@ class Setting:
 
     Attributes
     ----------
-    labels : [n] class of each row, 0 to c - 1, or None.
-    inputs : [n, p] what the model was given, as numbers, or None.
+    labels : [n] class of each row as a whole number, 0 to c - 1, or None.
+    inputs : [n, ...] what the model was given, as numbers, or None: whatever rows can be taken of.
+    groups : [n] rows of a group stay on one side of a split, or None.
     seed : of draws.
     eps : of the dtype that the rows were kept in.
     features : column -> [n] value of each row as a whole number, -1 where it has none.
     """
 
-    labels: NDArray[np.int64] | None = None
-    inputs: Tensor | None = None
+    labels: Any = None
+    inputs: Any = None
+    groups: NDArray[np.int64] | None = None
     seed: int = 0
     eps: float = float(np.finfo(np.float64).eps)
     features: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def at(self, rows: NDArray) -> "Setting":
+        """The same for some of the rows."""
+        return replace(
+            self,
+            labels=None if self.labels is None else self.labels[rows],
+            inputs=None if self.inputs is None else self.inputs[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            features={name: values[rows] for name, values in self.features.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,8 @@ def float_rows(X: Any) -> Tensor:
     ShapeError
         X has no two axes, or no columns.
     """
+    if hasattr(X, "toarray"):
+        X = X.toarray()  # counts of words
     X = torch.as_tensor(X[:] if hasattr(X, "batches") else X).detach()
     if X.ndim < 2 or not X[:1].numel() >= min(len(X), 1) or 0 in X.shape[1:]:
         raise ShapeError(f"X must be a matrix [rows, width]; got {list(X.shape)}.")
