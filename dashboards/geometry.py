@@ -21,10 +21,19 @@ from dashboards.style import (
 from probes.geometry import MEASURES
 from probes.layered import Geometry
 
-__all__ = ["curve_figure", "geometry_figure", "geometry_reading", "matrix_figure", "more_figures"]
+__all__ = [
+    "curve_figure",
+    "geometry_figure",
+    "geometry_reading",
+    "matrix_figure",
+    "meanings",
+    "more_figures",
+]
 
 NUMBERS = 600
 """Cells of a figure beyond which no numbers are printed in it."""
+FLAT = 0.02
+"""Least width of a row's colours: what moves less is drawn as hardly moving."""
 POINTS = 160
 """Points of a drawn curve; the result keeps all."""
 TITLES = {
@@ -56,7 +65,7 @@ def geometry_figure(result: Geometry) -> Plot:
     fig = Plot()
     if names:
         low, high = (np.array([f(row) for row in z]) for f in (_least, _most))
-        span = np.where(high > low, high - low, 1)
+        span = np.maximum(high - low, FLAT)
         shade = (z - low[:, None]) / span[:, None]
         _heat(fig, shade, [[_number(v) for v in row] for row in z], 0, 1, "row")
     house(fig, label(f"{tables.concept(result)}, geometry"), alt=_alt(result))
@@ -77,16 +86,22 @@ def geometry_figure(result: Geometry) -> Plot:
 
 def geometry_reading(result: Geometry) -> str:
     """What each row of the table says."""
-    said = [f"{m.replace('_', ' ')}: {MEASURES[m].about}" for m in result.values if m in MEASURES]
-    text = "A row's colour runs from its least value, pale, to its greatest. "
+    text = "A row's colour runs from its least value, pale, to its greatest."
     if result.inputs is not None and "alignment_input" in result.values:
-        text += f"For the input stand {_kind_of_input(result.inputs)}. "
-    return f"{text}{'; '.join(said)}."
+        text += f" For the input stand {result.inputs}."
+    return text
+
+
+def meanings(result: Geometry) -> html.Part:
+    """What each measure of the table says, folded away."""
+    said = [(name, MEASURES[name].about) for name in result.values if name in MEASURES]
+    items = tuple((html.Strong(name.replace("_", " ")), f": {about}.") for name, about in said)
+    return html.Details("What the rows say", (html.Items(items),))
 
 
 def more_figures(result: Geometry, figure_id: str) -> list[html.Part]:
     """The matrices of layers and the curves, each a figure with its table."""
-    parts: list[html.Part] = []
+    parts: list[html.Part] = [meanings(result)] if result.values else []
     for name, matrix in result.matrices.items():
         fig = matrix_figure(result, name)
         table = _matrix_table(result, matrix, TITLES.get(name, name))
@@ -264,6 +279,7 @@ def _number(value: float) -> str:
     """Three digits, which fit a cell."""
     if not math.isfinite(value):
         return "—"
+    value = 0.0 if abs(value) < 0.005 else value  # no minus before a zero
     return (
         f"{value:.2f}"
         if abs(value) < 10
@@ -286,10 +302,6 @@ def _least(row: np.ndarray) -> float:
 
 def _most(row: np.ndarray) -> float:
     return float(np.nanmax(row)) if np.isfinite(row).any() else 0.0
-
-
-def _kind_of_input(inputs: str) -> str:
-    return inputs if inputs.startswith("the ") else f"the {inputs}"
 
 
 def _matrix_table(result: Geometry, matrix: np.ndarray, caption: str) -> html.Table:
@@ -323,21 +335,13 @@ def _curve_table(result: Geometry, name: str) -> html.Table:
 
 
 def _alt(result: Geometry) -> str:
-    said = []
-    for name, row in list(result.values.items())[:12]:
-        if not np.isfinite(row).any():
-            said.append(f"{name.replace('_', ' ')} undefined")
-            continue
-        i, j = int(np.nanargmin(row)), int(np.nanargmax(row))
-        said.append(
-            f"{name.replace('_', ' ')} {_number(row[0])} at first and {_number(row[-1])} at last, "
-            f"least {_number(row[i])} at {result.hookpoints[i]}, most {_number(row[j])} at "
-            f"{result.hookpoints[j]}"
-        )
-    text = "; ".join(said) or "no number a layer was asked for"
+    said = [
+        f"{name.replace('_', ' ')} {_number(row[0])} to {_number(row[-1])}"
+        for name, row in list(result.values.items())[:16]
+    ]
     return (
-        f"Measures of {len(result.hookpoints)} layers, {result.hookpoints[0]} to "
-        f"{result.hookpoints[-1]}: {text}."
+        f"Measures of {len(result.hookpoints)} layers, from {result.hookpoints[0]} to "
+        f"{result.hookpoints[-1]}: {', '.join(said) or 'none that is a number a layer'}."
     )
 
 

@@ -97,7 +97,7 @@ def _alignment(result: Geometry) -> tuple[html.Cell, ...] | None:
 def _moves(row: np.ndarray) -> str:
     change = row[-1] - row[0]
     if abs(change) < STILL:
-        return f"stays at {row[-1]:.2f}"
+        return f"stays at {abs(row[-1]) if abs(row[-1]) < 0.005 else row[-1]:.2f}"
     return f"{'rises' if change > 0 else 'falls'} from {row[0]:.2f} to {row[-1]:.2f}"
 
 
@@ -120,9 +120,11 @@ def _prefix(result: Geometry) -> tuple[html.Cell, ...] | None:
         return None
     curve = curves[result.hookpoints[-1]]
     full, common = float(curve["probe"][-1]), float(curve["majority"][-1])
-    if full <= common + CLOSE:
-        return (html.Strong("Prefixes"), ": all dimensions of ", _at(result, -1),
-                f" say no more ({full:.2f}) than the commonest class ({common:.2f}).")  # fmt: skip
+    error = math.sqrt(max(full * (1 - full), 0.01) / (result.n / 4))  # a quarter is held out
+    if full <= common + 2 * error:
+        return (html.Strong("Prefixes"), ": a probe of all dimensions of ", _at(result, -1),
+                f" is right in {full:.0%} of held-out rows, which is no clear gain over the "
+                f"commonest class ({common:.0%}).")  # fmt: skip
     need = {
         k: int(curve["x"][int(np.argmax(curve[k] >= full - CLOSE))])
         for k in ("probe", "probe, PCA", "probe, permuted")

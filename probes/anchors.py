@@ -120,15 +120,18 @@ def stitching(
 ) -> Measured:
     """Zero-shot stitching: does a probe that learned one space's relative codes read the other's?
 
-    A logistic probe learns from three quarters of the rows, and answers the rest; the anchors are
-    among the rows that it learns from.
+    A logistic probe learns from three quarters of the rows, less the anchors, which are drawn from
+    them, and answers the rest. An anchor is nearest to itself in any space: a probe that learned
+    from it would know which anchor is of which class, and so read a good space having learned from
+    one without meaning.
 
     Parameters
     ----------
     X, Y : [n, p] and [n, q], the same rows.
     labels : [n] classes.
     groups : [n] rows of a group stay on one side of the split.
-    anchors, centre, seed : as of `relative_similarity`.
+    anchors : how many are drawn, at most half of the rows to learn from.
+    centre, seed : as of `relative_similarity`.
 
     Returns
     -------
@@ -153,8 +156,11 @@ def stitching(
     if fold is None:
         return Measured(0, why)
     learned, asked = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
-    at = learned[_choose(min(anchors, len(learned)), len(learned), seed)]
+    at = learned[_choose(min(anchors, len(learned) // 2), len(learned), seed)]
+    learned = np.setdiff1d(learned, at)
     why = _why_not(X, at, centre) or _why_not(Y, at, centre)
+    if why is None and len(np.unique(y[learned])) < len(np.unique(y)):
+        why = "the anchors leave a class without rows to learn from."
     if why is not None:
         return Measured(0, why)
     codes = {name: relative(Z, Z[at], centre=centre) for name, Z in (("x", X), ("y", Y))}
