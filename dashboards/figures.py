@@ -21,6 +21,7 @@ from dashboards.flow import flow_figure
 from dashboards.geometry import geometry_figure
 from dashboards.heat import heatmap
 from dashboards.sae import density_bars, loss_bars
+from dashboards.spaces import spaces_figure
 from dashboards.sparsity import sparsity_figure
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from dashboards.thinning import thinning_figure
@@ -37,6 +38,7 @@ from probes.layer_pooling import LayerPooling
 from probes.layered import Geometry
 from probes.maps import ClusterMap
 from probes.perturb import Perturbed
+from probes.spaces import Spaces
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
@@ -108,5 +110,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     CodeSteering: steering_bars,
     TokFSMScores: tokfsm_bars,
     Geometry: geometry_figure,
+    Spaces: spaces_figure,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -23,6 +23,7 @@ from dashboards.geometry import geometry_reading, more_figures
 from dashboards.headlines import glossary, headlines
 from dashboards.journey import journey
 from dashboards.sae import density_reading, recovered_reading
+from dashboards.spaces import spaces_reading
 from dashboards.sparsity import sparsity_reading
 from dashboards.thinning import thinning_reading
 from dashboards.training import training_reading
@@ -39,6 +40,7 @@ from probes.layer_pooling import LayerPooling
 from probes.layered import Geometry
 from probes.maps import ClusterMap
 from probes.perturb import Perturbed
+from probes.spaces import Spaces
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
@@ -75,6 +77,7 @@ KINDS = {
     "code_patterns": "codes of patterns",
     "codebook_steering": "codes put in",
     "tokfsm": "finite-state language",
+    "spaces": "two spaces",
 }
 """Kinds of result in words, for headings."""
 UNITS = {
@@ -107,6 +110,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     CodeSteering: steering_bars_reading,
     TokFSMScores: tokfsm_reading,
     Geometry: geometry_reading,
+    Spaces: spaces_reading,
 }
 """Result type -> what helps to read its figure."""
 

@@ -22,6 +22,7 @@ from probes.neurons import SparsityCounter, sparsity
 from probes.perturb import Perturbed, perturbation_effect
 from probes.points import converging_point, jump_point
 from probes.scores import calibration_error
+from probes.spaces import Spaces, compare_spaces
 from probes.splits import grouped_folds, leakage, released_split
 from probes.steering import LogitLens, Steering, logit_lens, steering_effect
 from probes.thinning import DensityCurve, density_curve
@@ -41,6 +42,7 @@ __all__ = [
     "LinearProbe",
     "LogitLens",
     "Perturbed",
+    "Spaces",
     "Sparsity",
     "SparsityCounter",
     "Steering",
@@ -52,6 +54,7 @@ __all__ = [
     "cluster_map",
     "clusters",
     "compare_aqi",
+    "compare_spaces",
     "concept_depth",
     "concept_name",
     "converging_point",
