@@ -133,6 +133,7 @@ def test_what_is_no_store_is_refused(invoke, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.real
 @pytest.mark.skipif(
     "INTERP_REAL" not in os.environ, reason="set INTERP_REAL to read minilm/ and resnet20.py"
 )
