@@ -47,7 +47,7 @@ def as_layers(source: Any) -> dict[str, Any]:
 def rows_float64(X: Any, start: int, stop: int) -> Tensor:
     """Some rows as a float64 tensor on the device where they are."""
     part = X[start:stop]
-    part = part if isinstance(part, Tensor) else torch.as_tensor(np.asarray(part))
+    part = part if isinstance(part, Tensor) else torch.as_tensor(np.ascontiguousarray(part))
     return part.to(torch.float64)
 
 
