@@ -47,22 +47,24 @@ def test_availability_amplifies_one_latent_s_inputs_and_leaves_the_latents_alone
     assert not torch.equal(plain.x, shortcut_data(50, seed=1).x)
 
 
-def test_a_linear_model_has_no_bias_and_one_hidden_layer_has():
-    grid = {"availability": (16.0,), "predictivity": (0.8,), "n": 512, "seeds": 2}
-    linear = shortcut_bias(mlp_fit((), steps=400, lr=0.05), model="linear", **grid)
-    deep = shortcut_bias(mlp_fit((64,), steps=120, lr=0.003), **grid)
-    assert abs(linear.bias[0, 0]) < 0.1
-    assert deep.bias[0, 0] > linear.bias[0, 0] + 0.1
-    assert linear.accuracy[0, 0] == pytest.approx(linear.best[0], abs=0.03)
-    assert len(deep.to_frame()) == 1 and np.isfinite(deep.spread).all()
+def test_a_linear_model_has_no_bias_until_the_core_is_hidden_deeper():
+    grid = {"availability": (10.0,), "predictivity": (0.8,), "n": 512, "seeds": 2}
+    plain = shortcut_bias(mlp_fit(()), model="linear", **grid)
+    assert abs(plain.bias[0, 0]) < 0.1
+    assert plain.accuracy[0, 0] == pytest.approx(plain.best[0], abs=0.03)
+    nested = shortcut_bias(mlp_fit(()), nesting=(0, 4), model="linear", **grid)
+    assert nested.bias[0, 0] > 0.2 and nested.accuracy[0, 0] < plain.accuracy[0, 0]
+    assert len(plain.to_frame()) == 1 and np.isfinite(plain.spread).all()
 
 
 def test_a_model_of_one_latent_over_the_grid(tmp_path):
     def read_shortcut(x, y, seed):
-        return lambda x: x[:, :8] @ (x[:, :8].T @ torch.ones(len(x))).sign().new_ones(8)
+        w = torch.linalg.lstsq(x[:, :8], y[:, None].float(), driver="gelsd").solution
+        return lambda x: (x[:, :8] @ w)[:, 0]
 
     found = shortcut_bias(read_shortcut, availability=(1.0, 2.0), predictivity=(0.9,), seeds=1)
-    assert found.bias.shape == (2, 1) and "spread" in found.reasons
+    assert found.bias == pytest.approx(np.full((2, 1), 0.5), abs=0.02) and "spread" in found.reasons
+    assert found.accuracy == pytest.approx(np.full((2, 1), 0.9), abs=0.03)
     loaded = type(found).load(found.save(tmp_path / "r.json"))
     assert np.array_equal(loaded.bias, found.bias) and np.isnan(loaded.spread).all()
 
