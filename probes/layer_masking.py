@@ -137,6 +137,9 @@ def _same_places(held: list[MaskedImage], out: Tensor, name: str) -> Any:
     )
 
 
+PLACING = ("stride", "padding", "dilation")
+
+
 def _convolution(held: list[MaskedImage], func: Callable, args: Any, kwargs: Any) -> Any:
     x, weight = args[0], args[1]
     given = dict(zip(("bias", "stride", "padding", "dilation"), args[2:], strict=False)) | kwargs
@@ -145,7 +148,7 @@ def _convolution(held: list[MaskedImage], func: Callable, args: Any, kwargs: Any
         x = fill_from_neighbours(x, mask, max(size))
     out = func(x, *args[1:], **kwargs)
     ones = torch.ones(1, 1, *size, dtype=x.dtype, device=x.device)
-    places = {k: given[k] for k in ("stride", "padding", "dilation") if k in given}
+    places: dict[str, Any] = {k: v for k, v in given.items() if k in PLACING}
     reached = F.conv2d(mask.to(x.dtype), ones, **places) > 0
     return MaskedImage.of(out.masked_fill(~reached, 0), reached, held[0].neighbours)
 
