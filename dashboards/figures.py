@@ -18,6 +18,7 @@ from dashboards.depth import depth_curve
 from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.features import densities
 from dashboards.flow import flow_figure
+from dashboards.geometry import geometry_figure
 from dashboards.heat import heatmap
 from dashboards.sae import density_bars, loss_bars
 from dashboards.sparsity import sparsity_figure
@@ -33,6 +34,7 @@ from probes.depth import ConceptDepth
 from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
+from probes.layered import Geometry
 from probes.maps import ClusterMap
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
@@ -105,5 +107,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     CodePatterns: pattern_dots,
     CodeSteering: steering_bars,
     TokFSMScores: tokfsm_bars,
+    Geometry: geometry_figure,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -19,7 +19,9 @@ from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.flow import flow_reading
+from dashboards.geometry import geometry_reading, more_figures
 from dashboards.headlines import glossary, headlines
+from dashboards.journey import journey
 from dashboards.sae import density_reading, recovered_reading
 from dashboards.sparsity import sparsity_reading
 from dashboards.thinning import thinning_reading
@@ -34,6 +36,7 @@ from probes.depth import ConceptDepth
 from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
+from probes.layered import Geometry
 from probes.maps import ClusterMap
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
@@ -103,6 +106,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     CodePatterns: pattern_reading,
     CodeSteering: steering_bars_reading,
     TokFSMScores: tokfsm_reading,
+    Geometry: geometry_reading,
 }
 """Result type -> what helps to read its figure."""
 
@@ -343,6 +347,8 @@ def _part(
         parts += depth_page.warnings(result)
     if isinstance(result, DeltaAQI):
         parts += alignment.alarm(result)
+    if isinstance(result, Geometry):
+        parts += journey(result)
     drawable = any(t in FIGURES for t in type(result).__mro__)
     if not full:
         notice = "The figure and the tables are left out to keep the page within its size."
@@ -360,6 +366,8 @@ def _part(
         parts.append(tables.frame_table(result.to_frame(), tables.concept(result)))
     if full and isinstance(result, Features):
         parts += feature_list(result, part_id, room - _bytes(parts) - 5_000)
+    if full and isinstance(result, Geometry):
+        parts += more_figures(result, figure_id)
     if isinstance(result, ConceptDepth):
         done = [*depth_page.done(result), result.interval]
     else:

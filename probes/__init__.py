@@ -3,7 +3,7 @@
 A probe takes a matrix, activations and latents alike, and knows no model.
 """
 
-from probes import clusters
+from probes import clusters, geometry
 from probes.alignment import AQI, aqi, compare_aqi
 from probes.alignment_shift import DeltaAQI, delta_aqi, delta_aqi_by_layer
 from probes.alignment_tables import AQIByAxiom, AQIByLayer, aqi_by_axiom, aqi_by_layer
@@ -14,6 +14,7 @@ from probes.depth import concept_depth
 from probes.firing import Sparsity
 from probes.flops import mlp_flops, spark_flops
 from probes.flow import Flow, hidden_flow
+from probes.geometry import Geometry, geometry_by_layer
 from probes.layer_pooling import LayerPooling, pool_layers
 from probes.linear import LinearProbe
 from probes.maps import ClusterMap, cluster_map
@@ -35,6 +36,7 @@ __all__ = [
     "DeltaAQI",
     "DensityCurve",
     "Flow",
+    "Geometry",
     "LayerPooling",
     "LinearProbe",
     "LogitLens",
@@ -56,6 +58,8 @@ __all__ = [
     "delta_aqi",
     "delta_aqi_by_layer",
     "density_curve",
+    "geometry",
+    "geometry_by_layer",
     "grouped_folds",
     "hard_topk",
     "hidden_flow",

@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import aqi, capture, demo, doctor, hookpoints, probe, report, sae, sparsity
+from interp.cli import (
+    aqi,
+    capture,
+    demo,
+    doctor,
+    geometry,
+    hookpoints,
+    probe,
+    report,
+    sae,
+    sparsity,
+)
 from interp.cli.shell import State, command
 
 __all__ = ["app", "main"]
@@ -31,6 +42,7 @@ COMMANDS = {
     "probe": probe.run,
     "sparsity": sparsity.run,
     "aqi": aqi.run,
+    "geometry": geometry.run,
     "report": report.run,
     "doctor": doctor.run,
 }

@@ -35,6 +35,8 @@ def show(results: "Sequence[Result]") -> None:
     for result in (r for r in results if r.kind == "sae_features"):
         _features(result)
     _alignments(results)
+    for result in (r for r in results if r.kind == "geometry"):
+        _geometry(result)
 
 
 def _alignments(results: "Sequence[Result]") -> None:
@@ -72,6 +74,17 @@ def _alignments(results: "Sequence[Result]") -> None:
         frame = r.to_frame()
         title = f"{r.name}: AQI of {r.models[1]} less {r.models[0]}"
         table(title, [str(c) for c in frame.columns], frame.values.tolist())
+
+
+def _geometry(result: Any) -> None:
+    """The numbers of each layer; their parts, matrices and curves are in the report."""
+    columns = ["hookpoint", "width", *result.values]
+    typer.echo("")
+    if not result.values:
+        typer.echo(f"{result.name}: {', '.join(result.measures)} are in the report")
+        return
+    table(f"{result.name}: geometry by layer, {result.n:,} rows", columns,
+          result.to_frame()[columns].values.tolist())  # fmt: skip
 
 
 def _depths(depths: list[Any]) -> None:

@@ -25,6 +25,8 @@ COMMANDS = {
     "DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "aqi": "MODEL DATA HOOKPOINTS OUT AQI COMPARE POOL BATCH COLUMNS SEED DTYPE MAX DEVICE "
     "REVISION TRUST RESUME FORCE DRY JSON CONFIG",
+    "geometry": "MODEL DATA MEASURE HOOKPOINTS OUT POOL BATCH COLUMNS SEED DTYPE MAX DEVICE "
+    "REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING BOOKS POOL BATCH TEXT SEED DTYPE "
@@ -62,6 +64,7 @@ FLAGS = {
     "CRITERION": "--criterion --level --norm --gated --experts --initial",
     "THINNING": "--curve --method --ddof --at --noise --bins",
     "FLOW": "--flow --flow-hookpoints --drop-first",
+    "MEASURE": "--measure -m",
     "COLUMNS": "--text-column --label-column --group-column",
     "TEXT": "--text-column",
     "SAE_ACTS": "--store --hookpoint -p --target --buffer-rows --forward-batch-size",

@@ -1,0 +1,254 @@
+"""``interp geometry``: measures of a model's representations, from its input to its output."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from interp.cli import options as o
+from interp.cli.capture import show_plan
+from interp.cli.probe import finish
+from interp.cli.shell import bar, emit, note, say_notes
+from interp.cli.show import show
+from interp.cli.study import short_names
+from interp.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    from interp.capturing import Capture
+    from interp.data import Dataset
+    from interp.runs import Run
+    from interp.store import ActivationStore
+
+__all__ = ["geometry_of", "run"]
+
+HOOKPOINTS = ["embed", "resid_post.*"]
+WORDS = 4096
+"""Most words that stand for the input of a text model, the most frequent ones."""
+
+
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_STORE", help="A model as for capture, or the folder of a store."
+        ),
+    ],
+    data: o.MaybeData = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure", "-m", help="Of the names above, repeated or with commas; all by default."
+        ),
+    ] = None,
+    hookpoints: o.Hookpoints = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/geometry"),
+    pool: o.Pool = "mean",
+    batch_size: o.BatchSize = None,
+    text_column: o.TextColumn = None,
+    label_column: o.LabelColumn = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Column whose values stay on one side of a split.")
+    ] = None,
+    seed: o.Seed = 0,
+    dtype: o.Dtype = None,
+    max_length: o.MaxLength = None,
+    device: o.Device = "auto",
+    revision: o.Revision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    resume: o.Resume = False,
+    force: o.Force = False,
+    dry_run: o.DryRun = False,
+    as_json: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """What happens to the geometry of the data from layer to layer, and a report.
+
+    --measure is of: how far classes stand apart (gdv), likeness of layers to each other (cka, rsa),
+    to the input and to the classes (alignment_input, alignment_target), dimensions in use (rank,
+    rank_curve, coding_rate, rate_reduction), accuracy of the first dimensions alone (prefixes).
+    """
+    from interp.runs import Run, find_run, metrics
+    from interp.store import ActivationStore
+    from probes.geometry import choose_measures
+
+    asked = [m.name for m in choose_measures(o.split_commas(measure) or None)]
+    if not dry_run:
+        find_run(out, resume=resume, force=force)  # refuse before anything is read
+    labels = o.split_commas(label_column)
+    wanted = o.split_commas(hookpoints)
+    options: dict[str, Any] = {"measures": asked, "group": group_column, "seed": seed}
+    work = store = None
+    if data is None:
+        store = _open(model)
+        options |= {"store": _identity(store), "labels": labels, "hookpoints": wanted}
+    else:
+        source = _read(data, text_column, labels, group_column)
+        work = _capture(
+            model, source, wanted, pool, batch_size, max_length,
+            dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        labels, group_column = list(source.labels), source.group
+        options["group"] = group_column
+        options |= {
+            "model": work.model.identity(),
+            "data": [source.name, source.hash, labels],
+            "hookpoints": [p.name for p in work.points],
+            "pool": pool,
+            "batch_size": batch_size,
+            "max_length": max_length,
+        }
+    if dry_run:
+        _plan(work, store, wanted, as_json)
+        return
+    started = Run(out, "geometry", options, resume=resume, force=force)
+    if work is not None:
+        found = geometry_of(started, work, labels, group_column, asked, seed)
+        title = f"Geometry of {short_names([work.model.spec])[0]}"
+    else:
+        assert isinstance(store, ActivationStore)  # noqa: S101  there is a capture or a store
+        found = _measure(started, store, None, labels, group_column, asked, wanted or None, seed)
+        title = f"Geometry of {found.name}"
+    path = finish(started, title)
+    if as_json:
+        emit(metrics(started.results))
+    else:
+        show(started.results)
+        typer.echo(f"\nreport: {path}")
+
+
+def geometry_of(
+    run: "Run",
+    work: "Capture",
+    labels: list[str],
+    group: str | None,
+    measures: list[str] | None,
+    seed: int,
+) -> Any:
+    """The measures of a capture, which is kept in the run's folder."""
+    folder = run.path / "acts" / work.data.name
+    with bar(f"capturing {work.data.name}") as progress:
+        store = work.on_disk(folder, resume=True, force=False, progress=progress)
+    return _measure(run, store, work, labels, group, measures, None, seed)
+
+
+def _measure(
+    run: "Run",
+    store: "ActivationStore",
+    work: "Capture | None",
+    labels: list[str],
+    group: str | None,
+    measures: list[str] | None,
+    hookpoints: list[str] | None,
+    seed: int,
+) -> Any:
+    """The result of the first label, found in the run or added to it."""
+    import probes
+
+    name = str((store.manifest.get("data") or {}).get("name") or "data")
+    label = labels[0] if labels else None
+    name = probes.concept_name(name, label) if label else name
+    known = run.found(probes.Geometry, name)
+    if known is not None:
+        note(f"{name}: found in {run.path}")
+        return known
+    inputs, words = _inputs(work) if work is not None else (None, None)
+    with bar(f"measuring {name}") as progress:
+        found = probes.geometry_by_layer(
+            store, label, groups=group, features=labels, measures=measures, inputs=inputs,
+            inputs_are=words, hookpoints=hookpoints, seed=seed, progress=progress,
+        )  # fmt: skip
+    spec = str(found.provenance["model"].get("spec") or "")
+    if spec:
+        about = {**found.provenance["model"], "short": short_names([spec])[0]}
+        found = replace(found, provenance={**found.provenance, "model": about})
+    for line in found.notes:
+        note(f"{name}: {line}")
+    run.add(found)
+    return found
+
+
+def _inputs(work: "Capture") -> tuple[Any, str | None]:
+    """What stands for the input, a row a row of the store: pixels, or counts of words."""
+    data = work.data
+    if work.pool == "all":
+        return None, None  # a row is a token or a position: the first hook point stands for it
+    if data.kind == "tensor":
+        return data.inputs, "the input's own numbers"
+    if data.kind != "text":
+        return None, None
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    counter = CountVectorizer(max_features=WORDS, token_pattern=r"\w+|[^\w\s]")
+    try:
+        return counter.fit_transform([str(t) for t in data.inputs]), "the counts of its words"
+    except ValueError:
+        return None, None  # no words at all
+
+
+def _open(path: str) -> "ActivationStore":
+    from interp.store import ActivationStore
+
+    if not (Path(path) / "manifest.json").is_file():
+        raise ParameterError(
+            f"geometry takes a model and its DATA, or the folder of a store; {path!r} is no store, "
+            "and no DATA is given."
+        )
+    return ActivationStore.open(path)
+
+
+def _identity(store: "ActivationStore") -> dict[str, Any]:
+    """What tells a store from another, without its place."""
+    names = ("model", "data", "pool", "dtype", "n")
+    return {name: store.manifest.get(name) for name in names}
+
+
+def _read(spec: str, text_column: str | None, labels: list[str], group: str | None) -> "Dataset":
+    from interp.data import read
+
+    data = read(
+        spec, text_column=text_column, label_column=labels or None, group_column=group
+    )  # fmt: skip
+    say_notes(data)
+    if not data.labels:
+        note(f"{data.name}: no label column; what needs labels is left out (--label-column)")
+    return data
+
+
+def _capture(
+    spec: str,
+    data: "Dataset",
+    hookpoints: list[str],
+    pool: Any,
+    batch_size: int | None,
+    max_length: int | None,
+    **how: Any,
+) -> "Capture":
+    import interp
+    from interp.capturing import Capture
+
+    trust = how.pop("trust_remote_code")
+    model = interp.load(spec, how["device"], how["dtype"], how["revision"], trust_remote_code=trust)
+    if not hookpoints and not model.points.stacks:
+        raise ParameterError(
+            f"--hookpoints is needed: {spec} has no stack of blocks; `interp hookpoints {spec}` "
+            "lists what it has."
+        )
+    return Capture(model, data, hookpoints or HOOKPOINTS, pool, batch_size, None, max_length)
+
+
+def _plan(
+    work: "Capture | None", store: "ActivationStore | None", wanted: list[str], as_json: bool
+) -> None:
+    """What a run would cost."""
+    if work is not None:
+        show_plan(work, as_json)
+        return
+    if store is None:
+        raise DataError("there is neither a model nor a store.")
+    names = wanted or list(store.hookpoints)
+    rows = len(store.rows)
+    if as_json:
+        emit({"rows": rows, "hookpoints": names, "bytes": 0})
+    else:
+        typer.echo(f"{rows} rows of {len(names)} hook points are read; nothing is stored")
