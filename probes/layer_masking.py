@@ -163,7 +163,9 @@ def _pooling(held: list[MaskedImage], func: Callable, args: Any, kwargs: Any) ->
     if "adaptive" in func.__name__:
         reached = F.adaptive_max_pool2d(mask.to(x.dtype), out.shape[2:])
     else:
-        sizes = dict(zip(("kernel_size", "stride", "padding"), args[1:], strict=False)) | windows
+        sizes: dict[str, Any] = (
+            dict(zip(("kernel_size", "stride", "padding"), args[1:], strict=False)) | windows
+        )
         sizes = {k: v for k, v in sizes.items() if v is not None and v != []}
         allowed = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
         reached = F.max_pool2d(mask.to(x.dtype), **{k: sizes[k] for k in allowed if k in sizes})

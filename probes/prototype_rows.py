@@ -150,7 +150,7 @@ def prototypes(
     seed: int = 0,
     name: str = "prototypes",
 ) -> Prototypes:
-    """Prototypes of a layer's rows, k of them, with R1, R2, the nearest example and the classes of each.
+    """Prototypes of a layer's rows, with R1, R2, the nearest example and the classes of each.
 
     Parameters
     ----------

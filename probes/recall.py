@@ -123,9 +123,9 @@ def mqar(
     if (n < 1 or length % 2 or not 4 <= 4 * pairs <= length or vocabulary // 2 <= pairs
             or not power > 0 or filler not in get_args(Filler)):  # fmt: skip
         raise ParameterError(
-            "mqar needs an even length of at least 4 pairs, a vocabulary of more than 2 pairs and a "
-            f"key, a power above 0 and filler zeros or random; got n {n}, length {length}, pairs {pairs}, vocabulary "
-            f"{vocabulary}, power {power}, filler {filler!r}."
+            "mqar needs an even length of at least 4 pairs, a vocabulary of more than twice the "
+            f"pairs, a power above 0 and filler zeros or random; got n {n}, length {length}, pairs "
+            f"{pairs}, vocabulary {vocabulary}, power {power}, filler {filler!r}."
         )
     rng = np.random.default_rng(seed)
     half, start = vocabulary // 2, 2 * pairs

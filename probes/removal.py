@@ -119,7 +119,9 @@ def removal_curve(
             whole = _logits(model(x))
             said = whole.argmax(1)
             for j, share in enumerate(levels):
-                mask = patch_masks(len(x), x.shape[2:], share, patch=patch, seed=seed + start)
+                mask = patch_masks(
+                    len(x), (x.shape[2], x.shape[3]), share, patch=patch, seed=seed + start
+                )
                 for i, way in enumerate(ways):
                     logits = _logits(_taken(model, x, mask.to(x.device), way, seed + start))
                     answer, told = logits.argmax(1), logits.double().softmax(1)

@@ -8,7 +8,7 @@ from torch import nn
 import interp
 from interp.errors import DataError, ModelError, ParameterError, ShapeError
 from interp.models import Model
-from probes.token_patching import keep_only, replace_with, token_patching
+from probes.token_vectors import keep_only, replace_with, token_patching
 
 
 class Bag(nn.Module):
