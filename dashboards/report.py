@@ -8,6 +8,7 @@ from typing import Any
 import plotly.offline
 
 from dashboards import alignment, depth_page, html, tables
+from dashboards.bias import complexity_reading, explained_reading, shortcut_reading
 from dashboards.codebook import (
     codebook_reading,
     pattern_reading,
@@ -21,7 +22,10 @@ from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.flow import flow_reading
 from dashboards.geometry import geometry_reading, more_figures
 from dashboards.headlines import glossary, headlines
+from dashboards.information import infomec_reading, plane_reading
 from dashboards.journey import journey
+from dashboards.prototypes import prototype_reading, recall_reading
+from dashboards.removal import patching_reading, removal_reading
 from dashboards.sae import density_reading, recovered_reading
 from dashboards.spaces import spaces_reading
 from dashboards.sparsity import sparsity_reading
@@ -34,15 +38,24 @@ from probes.alignment import AQI
 from probes.alignment_shift import DeltaAQI
 from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
+from probes.disentangling import InfoMEC
+from probes.explained import VarianceExplained
 from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
 from probes.layered import Geometry
 from probes.maps import ClusterMap
+from probes.merging import FeatureComplexity
 from probes.perturb import Perturbed
+from probes.plane import InformationPlane
+from probes.prototype_rows import Prototypes
+from probes.recall import Recall
+from probes.removal import RemovalCurve
+from probes.shortcut import ShortcutBias
 from probes.spaces import Spaces
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
+from probes.token_vectors import TokenPatching
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.evaluation import Evaluation
 from saes.records import Features
@@ -78,6 +91,14 @@ KINDS = {
     "codebook_steering": "codes put in",
     "tokfsm": "finite-state language",
     "spaces": "two spaces",
+    "information_plane": "information plane",
+    "infomec": "InfoMEC",
+    "variance_explained": "variance explained",
+    "shortcut_bias": "shortcut bias",
+    "feature_complexity": "feature complexity",
+    "removal_curve": "input removal",
+    "token_patching": "token patching",
+    "recall": "associative recall",
 }
 """Kinds of result in words, for headings."""
 UNITS = {
@@ -85,6 +106,9 @@ UNITS = {
     "sparsity": "tokens",
     "density_curve": "answers",
     "hidden_flow": "tokens",
+    "recall": "examples",
+    "removal_curve": "images",
+    "token_patching": "tokens",
 }
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
@@ -111,6 +135,15 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     TokFSMScores: tokfsm_reading,
     Geometry: geometry_reading,
     Spaces: spaces_reading,
+    InformationPlane: plane_reading,
+    InfoMEC: infomec_reading,
+    VarianceExplained: explained_reading,
+    ShortcutBias: shortcut_reading,
+    FeatureComplexity: complexity_reading,
+    RemovalCurve: removal_reading,
+    TokenPatching: patching_reading,
+    Prototypes: prototype_reading,
+    Recall: recall_reading,
 }
 """Result type -> what helps to read its figure."""
 
