@@ -1,5 +1,6 @@
 """The facets of a unit: a map of the inputs, and for each facet its images or its contexts."""
 
+import base64
 import io
 
 import numpy as np
@@ -177,7 +178,8 @@ def picture(image: NDArray, alt: str) -> html.Picture:
     kept = io.BytesIO()
     drawn.save(kept, format="PNG", optimize=True)
     scale = max(1, -(-SIDE // height))
-    return html.Picture(kept.getvalue(), alt, width * scale, height * scale)
+    png = base64.b64encode(kept.getvalue()).decode("ascii")
+    return html.Picture(png, alt, width=width * scale, height=height * scale)
 
 
 def strip(images: NDArray) -> NDArray:

@@ -12,6 +12,7 @@ from dashboards.alignment import (
     map_scatter,
     weight_bars,
 )
+from dashboards.bias import complexity_figure, explained_figure, shortcut_figure
 from dashboards.codebook import codebook_curves, pattern_dots, steering_bars, tokfsm_bars
 from dashboards.compare import compare, depth_points, series
 from dashboards.concepts import concept_dots, explanation_bars
@@ -20,8 +21,13 @@ from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.facets import facet_map
 from dashboards.features import densities
 from dashboards.flow import flow_figure
+from dashboards.geometry import geometry_figure
 from dashboards.heat import heatmap
+from dashboards.information import infomec_figure, plane_figure
+from dashboards.prototypes import prototype_figure, recall_figure
+from dashboards.removal import patching_figure, removal_figure
 from dashboards.sae import density_bars, loss_bars
+from dashboards.spaces import spaces_figure
 from dashboards.sparsity import sparsity_figure
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from dashboards.thinning import thinning_figure
@@ -32,14 +38,25 @@ from probes.alignment import AQI
 from probes.alignment_shift import DeltaAQI
 from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
+from probes.disentangling import InfoMEC
+from probes.explained import VarianceExplained
 from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
+from probes.layered import Geometry
 from probes.maps import ClusterMap
+from probes.merging import FeatureComplexity
 from probes.multifaceted.record import Facets
 from probes.perturb import Perturbed
+from probes.plane import InformationPlane
+from probes.prototype_rows import Prototypes
+from probes.recall import Recall
+from probes.removal import RemovalCurve
+from probes.shortcut import ShortcutBias
+from probes.spaces import Spaces
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
+from probes.token_vectors import TokenPatching
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.concept_records import Concepts
 from saes.evaluation import Evaluation
@@ -113,5 +130,16 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     TokFSMScores: tokfsm_bars,
     Concepts: concept_dots,
     Explanation: explanation_bars,
+    Geometry: geometry_figure,
+    Spaces: spaces_figure,
+    InformationPlane: plane_figure,
+    InfoMEC: infomec_figure,
+    VarianceExplained: explained_figure,
+    ShortcutBias: shortcut_figure,
+    FeatureComplexity: complexity_figure,
+    RemovalCurve: removal_figure,
+    TokenPatching: patching_figure,
+    Prototypes: prototype_figure,
+    Recall: recall_figure,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

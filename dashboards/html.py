@@ -287,22 +287,6 @@ class Bars(Part):
 
 
 @dataclass(frozen=True)
-class Picture(Part):
-    """A small PNG inside the page; ``width`` and ``height`` in px as shown, pixels kept sharp."""
-
-    png: bytes
-    alt: str
-    width: int
-    height: int
-
-    def html(self, level: int = 2) -> str:
-        """An image element that asks nothing of the network."""
-        source = "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
-        frame = _attributes(alt=clip(self.alt), width=self.width, height=self.height)
-        return f'<img class="pixels" src="{source}"{frame}>'
-
-
-@dataclass(frozen=True)
 class Highlight(Part):
     """Tokens of a text, each on a background as strong as its value.
 
@@ -337,12 +321,15 @@ class Highlight(Part):
 class Picture(Part):
     """A small image inside the page: a PNG in base64, with its alternative text.
 
-    What is no base64 is not drawn; its alternative text stands in its place.
+    ``width`` and ``height`` are in px as shown; pixels keep their edges. What is no base64 is not
+    drawn; its alternative text stands in its place.
     """
 
     png: str
     alt: str
     title: str | None = None
+    width: int = 40
+    height: int = 40
 
     def html(self, level: int = 2) -> str:
         """An image whose address is its data."""
@@ -353,8 +340,8 @@ class Picture(Part):
             src=f"data:image/png;base64,{self.png}",
             alt=clip(self.alt, 120),
             title=self.title,
-            width=40,
-            height=40,
+            width=self.width,
+            height=self.height,
         )
         return f"<img{frame}>"
 

@@ -8,6 +8,7 @@ from typing import Any
 import plotly.offline
 
 from dashboards import alignment, depth_page, html, tables
+from dashboards.bias import complexity_reading, explained_reading, shortcut_reading
 from dashboards.codebook import (
     codebook_reading,
     pattern_reading,
@@ -27,9 +28,15 @@ from dashboards.facets import facet_parts, facets_reading
 from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
 from dashboards.flow import flow_reading
+from dashboards.geometry import geometry_reading, more_figures
 from dashboards.headlines import glossary, headlines
+from dashboards.information import infomec_reading, plane_reading
+from dashboards.journey import journey
 from dashboards.layers import layer_views
+from dashboards.prototypes import prototype_reading, recall_reading
+from dashboards.removal import patching_reading, removal_reading
 from dashboards.sae import density_reading, recovered_reading
+from dashboards.spaces import spaces_reading
 from dashboards.sparsity import sparsity_reading
 from dashboards.thinning import thinning_reading
 from dashboards.training import training_reading
@@ -40,14 +47,25 @@ from probes.alignment import AQI
 from probes.alignment_shift import DeltaAQI
 from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
+from probes.disentangling import InfoMEC
+from probes.explained import VarianceExplained
 from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
+from probes.layered import Geometry
 from probes.maps import ClusterMap
+from probes.merging import FeatureComplexity
 from probes.multifaceted.record import Facets
 from probes.perturb import Perturbed
+from probes.plane import InformationPlane
+from probes.prototype_rows import Prototypes
+from probes.recall import Recall
+from probes.removal import RemovalCurve
+from probes.shortcut import ShortcutBias
+from probes.spaces import Spaces
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
+from probes.token_vectors import TokenPatching
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.concept_records import Concepts
 from saes.evaluation import Evaluation
@@ -88,6 +106,15 @@ KINDS = {
     "tokfsm": "finite-state language",
     "vl_concepts": "concepts",
     "vl_explanation": "explained",
+    "spaces": "two spaces",
+    "information_plane": "information plane",
+    "infomec": "InfoMEC",
+    "variance_explained": "variance explained",
+    "shortcut_bias": "shortcut bias",
+    "feature_complexity": "feature complexity",
+    "removal_curve": "input removal",
+    "token_patching": "token patching",
+    "recall": "associative recall",
 }
 """Kinds of result in words, for headings."""
 UNITS = {
@@ -98,6 +125,9 @@ UNITS = {
     "facets": "inputs",
     "vl_concepts": "pairs",
     "vl_explanation": "input",
+    "recall": "examples",
+    "removal_curve": "images",
+    "token_patching": "tokens",
 }
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
@@ -125,6 +155,17 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     TokFSMScores: tokfsm_reading,
     Concepts: concept_reading,
     Explanation: explanation_reading,
+    Geometry: geometry_reading,
+    Spaces: spaces_reading,
+    InformationPlane: plane_reading,
+    InfoMEC: infomec_reading,
+    VarianceExplained: explained_reading,
+    ShortcutBias: shortcut_reading,
+    FeatureComplexity: complexity_reading,
+    RemovalCurve: removal_reading,
+    TokenPatching: patching_reading,
+    Prototypes: prototype_reading,
+    Recall: recall_reading,
 }
 """Result type -> what helps to read its figure."""
 
@@ -379,6 +420,8 @@ def _part(
         parts += depth_page.warnings(result)
     if isinstance(result, DeltaAQI):
         parts += alignment.alarm(result)
+    if isinstance(result, Geometry):
+        parts += journey(result)
     drawable = any(t in FIGURES for t in type(result).__mro__)
     if not full:
         notice = "The figure and the tables are left out to keep the page within its size."
@@ -405,6 +448,8 @@ def _part(
         parts += concept_list(result, part_id, room - _bytes(parts) - 5_000)
     if full and isinstance(result, Features):
         parts += feature_list(result, part_id, room - _bytes(parts) - 5_000)
+    if full and isinstance(result, Geometry):
+        parts += more_figures(result, figure_id)
     if isinstance(result, ConceptDepth):
         done = [*depth_page.done(result), result.interval]
     else:

@@ -152,8 +152,8 @@ def capture(
     model : a `Model`, a module, or what `load` takes.
     data : a `Dataset`, or what `interp.data.read` takes.
     hookpoints : names, globs, roles, slices.
-    pool : ``"last"``, ``"first"``, ``"mean"``, ``"max"``, or ``"all"`` for a row a token. The
-        positions of a feature map [n, c, h, w] are its tokens; it has no last and no first.
+    pool : ``"last"``, ``"first"``, ``"mean"``, ``"weighted_mean"``, ``"max"``, or ``"all"`` for a
+        row a token. The positions of a feature map [n, c, h, w] are its tokens, without an order.
     batch_size : rows of a forward; None fills batches to 4,096 tokens (64 images).
     out : a folder for the store; None keeps it in memory.
     dtype : of the stored rows; None keeps the model's.

@@ -13,7 +13,7 @@ from interp.errors import DataError, ParameterError, ShapeError
 from interp.hookpoints import HookPoint
 from interp.images import open_image
 from interp.models import Model
-from interp.pooling import Pool
+from interp.pooling import ORDERED, Pool
 
 __all__ = ["Feed", "TextFeed", "as_tokens", "feed"]
 
@@ -210,10 +210,10 @@ def as_tokens(
     if point.axis == "first" and x.ndim == 3:
         x = x.transpose(1, 2)
     elif x.ndim == 4 and point.d_head is None:
-        if how in ("last", "first"):
+        if how in ORDERED:
             raise ParameterError(
-                f"{point.name} is a feature map {list(x.shape)}, whose positions have no {how} "
-                "one; use pool mean, max or all."
+                f"{point.name} is a feature map {list(x.shape)}, whose positions have no "
+                f"order, as {how} needs; use pool mean, max or all."
             )
         x = x.flatten(1, 2) if point.axis == "last" else x.flatten(2).transpose(1, 2)
     elif x.ndim == 2:

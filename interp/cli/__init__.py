@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import aqi, capture, demo, doctor, facets, hookpoints, probe, report, sae, sparsity
+from interp.cli import (
+    aqi,
+    capture,
+    demo,
+    doctor,
+    facets,
+    geometry,
+    hookpoints,
+    probe,
+    report,
+    sae,
+    sparsity,
+)
 from interp.cli.shell import State, command
 
 __all__ = ["app", "main"]
@@ -32,6 +44,7 @@ COMMANDS = {
     "sparsity": sparsity.run,
     "aqi": aqi.run,
     "facets": facets.run,
+    "geometry": geometry.run,
     "report": report.run,
     "doctor": doctor.run,
 }

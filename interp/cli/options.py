@@ -70,7 +70,10 @@ Hookpoints = Annotated[
     ),
 ]
 Pool = Annotated[
-    str, typer.Option(help="last, first, mean, max, or all (a row a token or position).")
+    str,
+    typer.Option(
+        help="last, first, mean, weighted_mean (later tokens more), max, or all (a row a token)."
+    ),
 ]
 BatchSize = Annotated[
     int | None, typer.Option(help="Rows of a forward; by default 4,096 tokens or 64 images.")

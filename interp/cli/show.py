@@ -41,6 +41,12 @@ def show(results: "Sequence[Result]") -> None:
     for result in (r for r in results if r.kind == "vl_explanation"):
         _explained(result)
     _alignments(results)
+    for result in (r for r in results if r.kind == "geometry"):
+        _geometry(result)
+    for result in (r for r in results if r.kind == "spaces"):
+        typer.echo("")
+        table(f"{result.name}: at {' and '.join(result.at)}", ["question", "number", "value"],
+              result.to_frame().values.tolist())  # fmt: skip
 
 
 def _facets(result: Any) -> None:
@@ -92,6 +98,17 @@ def _alignments(results: "Sequence[Result]") -> None:
         frame = r.to_frame()
         title = f"{r.name}: AQI of {r.models[1]} less {r.models[0]}"
         table(title, [str(c) for c in frame.columns], frame.values.tolist())
+
+
+def _geometry(result: Any) -> None:
+    """The numbers of each layer; their parts, matrices and curves are in the report."""
+    columns = ["hookpoint", "width", *result.values]
+    typer.echo("")
+    if not result.values:
+        typer.echo(f"{result.name}: in the report {', '.join(result.measures)}")
+        return
+    table(f"{result.name}: geometry by layer, {result.n:,} rows", columns,
+          result.to_frame()[columns].values.tolist())  # fmt: skip
 
 
 def _depths(depths: list[Any]) -> None:

@@ -27,6 +27,8 @@ COMMANDS = {
     "REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "facets": "MODEL DATA HOOKPOINTS FACETS OUT BATCH COLUMNS SEED DTYPE MAX DEVICE REVISION TRUST "
     "RESUME FORCE DRY JSON CONFIG",
+    "geometry": "MODEL DATA MEASURE HOOKPOINTS COMPARE OUT POOL BATCH COLUMNS SEED DTYPE MAX "
+    "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING BOOKS POOL BATCH TEXT PAIRED "
@@ -79,6 +81,7 @@ FLAGS = {
     "SIMILARITY": "--mode",
     "CONCEPTS": "concepts",
     "EXPLAINED": "--image --text",
+    "MEASURE": "--measure -m",
     "COLUMNS": "--text-column --label-column --group-column",
     "TEXT": "--text-column",
     "SAE_ACTS": "--store --hookpoint -p --target --buffer-rows --forward-batch-size",
