@@ -29,9 +29,9 @@ def explained_figure(result: VarianceExplained) -> Plot:
     """
     fig, x = Plot(), np.arange(len(result.layers))
     for i, feature in enumerate(result.features):
-        add_line(fig, x, result.raw[:, i], feature, i, " %{y:.3f}", legendgroup=feature)
+        add_line(fig, x, result.raw[:, i], feature, i, " %{y:.3f}", legendgroup=f"f{i}")
         fig.add_scatter(
-            x=f32(x), y=f32(result.standardised[:, i]), mode="markers", legendgroup=feature,
+            x=f32(x), y=f32(result.standardised[:, i]), mode="markers", legendgroup=f"f{i}",
             name=f"{label(feature, 30)}, each unit alike", showlegend=len(result.features) < 4,
             marker={"symbol": "circle-open", "size": 9, "line": {"width": 2},
                     "color": fig.data[-1].line.color},

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dashboards import tables
-from dashboards.html import label
+from dashboards.html import clip, label
 from dashboards.lines import add_cells, add_line, axis_names, said
 from dashboards.style import Plot, f32, house, light
 from probes.disentangling import InfoMEC
@@ -65,7 +65,7 @@ def plane_reading(result: InformationPlane) -> str:
     )
     places = "; ".join(f"{i} is {n}" for i, n in enumerate(result.layers[:14]))
     return (
-        f"Estimated {how} from {result.n:,} rows. {label(places, 400)}. {' '.join(result.caveats)}"
+        f"Estimated {how} from {result.n:,} rows. {clip(places, 400)}. {' '.join(result.caveats)}"
     )
 
 

@@ -230,9 +230,9 @@ def observed_range(X: Any) -> tuple[float, float]:
     return low, high
 
 
-def mean_variance(X: Any) -> float:
-    """Mean over units of their variance."""
-    return float(rows_float64(X, 0, len(X)).var(0, correction=0).mean())
+def total_variance(X: Any) -> float:
+    """Sum over units of their variance."""
+    return float(rows_float64(X, 0, len(X)).var(0, correction=0).sum())
 
 
 def check_labels(y: ArrayLike | None, layers: Mapping[str, Any]) -> float:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["geometry_of", "run"]
 
 HOOKPOINTS = ["embed", "resid_post.*"]
+PLANE_ROWS = 2000
+"""Rows of the information plane, whose cost grows with their square."""
 WORDS = 4096
 """Most words that stand for the input of a text model, the most frequent ones."""
 
@@ -66,7 +68,9 @@ def run(
 
     --measure is of: how far classes stand apart (gdv), likeness of layers to each other (cka, rsa),
     to the input and to the classes (alignment_input, alignment_target), dimensions in use (rank,
-    rank_curve, coding_rate, rate_reduction), accuracy of the first dimensions alone (prefixes).
+    rank_curve, coding_rate, rate_reduction), accuracy of the first dimensions alone (prefixes),
+    what is told of input and classes (information_input, information_label; with the plane),
+    variance_explained by the classes, and what ten prototypes leave (prototype_rest).
     """
     from interp.runs import Run, find_run, metrics
     from interp.store import ActivationStore
@@ -165,7 +169,27 @@ def _measure(
     for line in found.notes:
         note(f"{name}: {line}")
     run.add(found)
+    if label is not None and "information_label" in found.values:
+        run.add(_plane(store, label, found, seed))
     return found
+
+
+def _plane(store: "ActivationStore", label: str, found: Any, seed: int) -> Any:
+    """The information plane of the layers that were measured."""
+    import numpy as np
+
+    import probes
+    from probes.geometry import NOISE
+
+    layers = {h: store[h] for h in found.hookpoints}
+    known = np.flatnonzero(store.rows_of(found.hookpoints[0])[label].notna().to_numpy())
+    labels = store.rows_of(found.hookpoints[0])[label].to_numpy()[known]
+    chosen = np.sort(np.random.default_rng(seed).permutation(known.size)[:PLANE_ROWS])
+    plane = probes.information_plane(
+        {h: X[known[chosen]] for h, X in layers.items()}, labels[chosen],
+        method="kernel", noise=NOISE, relative=True, name=found.name,
+    )  # fmt: skip
+    return replace(plane, provenance={**found.provenance, "method": "kernel"})
 
 
 def _inputs(work: "Capture") -> tuple[Any, str | None]:
