@@ -25,6 +25,7 @@ from dashboards.information import infomec_figure, plane_figure
 from dashboards.prototypes import prototype_figure, recall_figure
 from dashboards.removal import patching_figure, removal_figure
 from dashboards.sae import density_bars, loss_bars
+from dashboards.spaces import spaces_figure
 from dashboards.sparsity import sparsity_figure
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
 from dashboards.thinning import thinning_figure
@@ -49,6 +50,7 @@ from probes.prototype_rows import Prototypes
 from probes.recall import Recall
 from probes.removal import RemovalCurve
 from probes.shortcut import ShortcutBias
+from probes.spaces import Spaces
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from probes.token_vectors import TokenPatching
@@ -121,6 +123,7 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     CodeSteering: steering_bars,
     TokFSMScores: tokfsm_bars,
     Geometry: geometry_figure,
+    Spaces: spaces_figure,
     InformationPlane: plane_figure,
     InfoMEC: infomec_figure,
     VarianceExplained: explained_figure,

@@ -25,6 +25,7 @@ __all__ = [
     "curve_figure",
     "geometry_figure",
     "geometry_reading",
+    "layer_heat",
     "matrix_figure",
     "meanings",
     "more_figures",
@@ -125,7 +126,7 @@ def matrix_figure(result: Geometry, name: str) -> Plot:
     z = result.matrices[name]
     fig = Plot()
     low = min(0.0, math.floor(least(f32(z)) * 10) / 10)
-    _heat(fig, z, [[_number(v) for v in row] for row in z], low, 1, name.upper())
+    layer_heat(fig, z, low, 1, name.upper())
     house(
         fig,
         label(f"{tables.concept(result)}, {TITLES.get(name, name)}"),
@@ -223,6 +224,11 @@ def _prefixes(result: Geometry, hookpoint: str, curve: dict[str, np.ndarray]) ->
 # ---- what they share
 
 
+def layer_heat(fig: Plot, z: np.ndarray, low: float, high: float, title: str) -> None:
+    """A heat map of likeness, with its numbers in the cells where they fit."""
+    _heat(fig, z, [[_number(v) for v in row] for row in z], low, high, title)
+
+
 def _heat(
     fig: Plot, z: np.ndarray, texts: list[list[str]], low: float, high: float, title: str
 ) -> None:
@@ -279,14 +285,11 @@ def _number(value: float) -> str:
     """Three digits, which fit a cell."""
     if not math.isfinite(value):
         return "—"
-    value = 0.0 if abs(value) < 0.005 else value  # no minus before a zero
-    return (
-        f"{value:.2f}"
-        if abs(value) < 10
-        else f"{value:.1f}"
-        if abs(value) < 100
-        else f"{value:.0f}"
-    )
+    size = abs(value)
+    if size < 0.0005:
+        return "0.00"  # no minus before a zero
+    digits = 3 if size < 0.1 else 2 if size < 10 else 1 if size < 100 else 0
+    return f"{value:.{digits}f}"
 
 
 def _thinned(n: int) -> np.ndarray:

@@ -65,7 +65,8 @@ def _classes(result: Geometry) -> tuple[html.Cell, ...] | None:
         return None
     best = int(np.nanargmin(row))
     lead: tuple[html.Cell, ...] = (
-        html.Strong("Classes"), ": ", html.Data(f"{len(result.classes)} of {result.label}", 60),
+        html.Strong("Classes"), f": the {len(result.classes)} classes of ",
+        html.Code(result.label, 60),
     )  # fmt: skip
     if row[best] > APART:
         return (*lead, f" hardly stand apart at any layer (GDV {row[best]:.3f} at best, at ",

@@ -27,6 +27,7 @@ from dashboards.journey import journey
 from dashboards.prototypes import prototype_reading, recall_reading
 from dashboards.removal import patching_reading, removal_reading
 from dashboards.sae import density_reading, recovered_reading
+from dashboards.spaces import spaces_reading
 from dashboards.sparsity import sparsity_reading
 from dashboards.thinning import thinning_reading
 from dashboards.training import training_reading
@@ -51,6 +52,7 @@ from probes.prototype_rows import Prototypes
 from probes.recall import Recall
 from probes.removal import RemovalCurve
 from probes.shortcut import ShortcutBias
+from probes.spaces import Spaces
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from probes.token_vectors import TokenPatching
@@ -88,6 +90,7 @@ KINDS = {
     "code_patterns": "codes of patterns",
     "codebook_steering": "codes put in",
     "tokfsm": "finite-state language",
+    "spaces": "two spaces",
     "information_plane": "information plane",
     "infomec": "InfoMEC",
     "variance_explained": "variance explained",
@@ -131,6 +134,7 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     CodeSteering: steering_bars_reading,
     TokFSMScores: tokfsm_reading,
     Geometry: geometry_reading,
+    Spaces: spaces_reading,
     InformationPlane: plane_reading,
     InfoMEC: infomec_reading,
     VarianceExplained: explained_reading,

@@ -31,6 +31,7 @@ from probes.recall import Recall, induction_oracle, mqar, recall_by_gap
 from probes.removal import RemovalCurve, removal_curve
 from probes.scores import calibration_error
 from probes.shortcut import ShortcutBias, shortcut_bias, shortcut_data
+from probes.spaces import Spaces, compare_spaces
 from probes.splits import grouped_folds, leakage, released_split
 from probes.steering import LogitLens, Steering, logit_lens, steering_effect
 from probes.thinning import DensityCurve, density_curve
@@ -58,6 +59,7 @@ __all__ = [
     "Recall",
     "RemovalCurve",
     "ShortcutBias",
+    "Spaces",
     "Sparsity",
     "SparsityCounter",
     "Steering",
@@ -71,6 +73,7 @@ __all__ = [
     "cluster_map",
     "clusters",
     "compare_aqi",
+    "compare_spaces",
     "concept_depth",
     "concept_name",
     "converging_point",

@@ -9,6 +9,7 @@ import typer
 from interp.cli import options as o
 from interp.cli.aqi import Alignment, best_layer
 from interp.cli.capture import show_plan
+from interp.cli.geometry import kept, measure_store
 from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note, say_notes
 from interp.cli.show import show
@@ -79,6 +80,9 @@ def run(
         study.lenses()
     _count(started, model, sets[-1], seed)
     _align(started, works[1], seed)
+    measure_store(
+        started, kept(started, works[1]), works[1], [KINDS], group=works[1].data.group, seed=seed
+    )
     _learn(started, model, seed)
     path = finish(started, "What pylm represents")
     if as_json:

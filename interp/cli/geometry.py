@@ -12,7 +12,7 @@ from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note, say_notes
 from interp.cli.show import show
 from interp.cli.study import short_names
-from interp.errors import DataError, ParameterError
+from interp.errors import ParameterError
 
 if TYPE_CHECKING:
     from interp.capturing import Capture
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interp.runs import Run
     from interp.store import ActivationStore
 
-__all__ = ["geometry_of", "run"]
+__all__ = ["kept", "measure_store", "run"]
 
 HOOKPOINTS = ["embed", "resid_post.*"]
 PLANE_ROWS = 2000
@@ -44,6 +44,10 @@ def run(
         ),
     ] = None,
     hookpoints: o.Hookpoints = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="A second model, or store, of the same data: what do the two share?"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/geometry"),
     pool: o.Pool = "mean",
     batch_size: o.BatchSize = None,
@@ -71,9 +75,10 @@ def run(
     rank_curve, coding_rate, rate_reduction), accuracy of the first dimensions alone (prefixes),
     what is told of input and classes (information_input, information_label; with the plane),
     variance_explained by the classes, and what ten prototypes leave (prototype_rest).
+    --compare adds CKA of two models' layers, relative representations, zero-shot stitching and
+    backward compatibility.
     """
     from interp.runs import Run, find_run, metrics
-    from interp.store import ActivationStore
     from probes.geometry import choose_measures
 
     asked = [m.name for m in choose_measures(o.split_commas(measure) or None)]
@@ -82,38 +87,46 @@ def run(
     labels = o.split_commas(label_column)
     wanted = o.split_commas(hookpoints)
     options: dict[str, Any] = {"measures": asked, "group": group_column, "seed": seed}
-    work = store = None
+    works: list[Capture] = []
+    stores: list[ActivationStore] = []
+    specs = [model, *([compare] if compare is not None else [])]
     if data is None:
-        store = _open(model)
-        options |= {"store": _identity(store), "labels": labels, "hookpoints": wanted}
+        stores = [_open(spec) for spec in specs]
+        options |= {"stores": [_identity(s) for s in stores], "hookpoints": wanted}
     else:
         source = _read(data, text_column, labels, group_column)
-        work = _capture(
-            model, source, wanted, pool, batch_size, max_length,
-            dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code,
-        )  # fmt: skip
+        how = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        for spec in specs:
+            own = wanted if spec == model else []
+            how["revision"] = revision if spec == model else None
+            works.append(_capture(spec, source, own, pool, batch_size, max_length, **how))
         labels, group_column = list(source.labels), source.group
-        options["group"] = group_column
         options |= {
-            "model": work.model.identity(),
-            "data": [source.name, source.hash, labels],
-            "hookpoints": [p.name for p in work.points],
+            "models": [w.model.identity() for w in works],
+            "data": [source.name, source.hash],
+            "hookpoints": [[p.name for p in w.points] for w in works],
             "pool": pool,
             "batch_size": batch_size,
             "max_length": max_length,
         }
+    options |= {"labels": labels, "group": group_column}
     if dry_run:
-        _plan(work, store, wanted, as_json)
+        _plan(works, stores, wanted, as_json)
         return
     started = Run(out, "geometry", options, resume=resume, force=force)
-    if work is not None:
-        found = geometry_of(started, work, labels, group_column, asked, seed)
-        title = f"Geometry of {short_names([work.model.spec])[0]}"
-    else:
-        assert isinstance(store, ActivationStore)  # noqa: S101  there is a capture or a store
-        found = _measure(started, store, None, labels, group_column, asked, wanted or None, seed)
-        title = f"Geometry of {found.name}"
-    path = finish(started, title)
+    names = short_names([w.model.spec for w in works] or [Path(spec).name for spec in specs])
+    several = len(specs) > 1
+    for i, short in enumerate(names):
+        work = works[i] if works else None
+        if work is not None:
+            stores.append(kept(started, work, short if several else None))
+        measure_store(
+            started, stores[i], work, labels, group=group_column, measures=asked, seed=seed,
+            hookpoints=None if work else wanted or None, short=short if several else None,
+        )  # fmt: skip
+    if several:
+        _compare(started, stores, labels, group_column, (names[0], names[1]), seed)
+    path = finish(started, f"Geometry of {' and '.join(names)}")
     if as_json:
         emit(metrics(started.results))
     else:
@@ -121,37 +134,36 @@ def run(
         typer.echo(f"\nreport: {path}")
 
 
-def geometry_of(
-    run: "Run",
-    work: "Capture",
-    labels: list[str],
-    group: str | None,
-    measures: list[str] | None,
-    seed: int,
-) -> Any:
-    """The measures of a capture, which is kept in the run's folder."""
-    folder = run.path / "acts" / work.data.name
-    with bar(f"capturing {work.data.name}") as progress:
-        store = work.on_disk(folder, resume=True, force=False, progress=progress)
-    return _measure(run, store, work, labels, group, measures, None, seed)
+def kept(run: "Run", work: "Capture", short: str | None = None) -> "ActivationStore":
+    """The activations of a capture, in the run's folder."""
+    acts = run.path / "acts"
+    folder = (acts / short if short else acts) / work.data.name
+    with bar(f"capturing {work.data.name}{f' ({short})' if short else ''}") as progress:
+        return work.on_disk(folder, resume=True, force=False, progress=progress)
 
 
-def _measure(
+def measure_store(
     run: "Run",
     store: "ActivationStore",
     work: "Capture | None",
     labels: list[str],
-    group: str | None,
-    measures: list[str] | None,
-    hookpoints: list[str] | None,
-    seed: int,
+    *,
+    group: str | None = None,
+    measures: list[str] | None = None,
+    hookpoints: list[str] | None = None,
+    short: str | None = None,
+    seed: int = 0,
 ) -> Any:
-    """The result of the first label, found in the run or added to it."""
+    """The geometry of a store with its first label, found in the run or added to it.
+
+    ``short`` names the model where there are several.
+    """
     import probes
 
-    name = str((store.manifest.get("data") or {}).get("name") or "data")
+    data = str((store.manifest.get("data") or {}).get("name") or "data")
     label = labels[0] if labels else None
-    name = probes.concept_name(name, label) if label else name
+    concept = probes.concept_name(data, label) if label else data
+    name = f"{short}/{concept}" if short else concept
     known = run.found(probes.Geometry, name)
     if known is not None:
         note(f"{name}: found in {run.path}")
@@ -162,12 +174,9 @@ def _measure(
             store, label, groups=group, features=labels, measures=measures, inputs=inputs,
             inputs_are=words, hookpoints=hookpoints, seed=seed, progress=progress,
         )  # fmt: skip
-    spec = str(found.provenance["model"].get("spec") or "")
-    if spec:
-        about = {**found.provenance["model"], "short": short_names([spec])[0]}
-        found = replace(found, provenance={**found.provenance, "model": about})
     for line in found.notes:
         note(f"{name}: {line}")
+    found = _signed(found, name, concept, short)
     run.add(found)
     if label is not None and "information_label" in found.values:
         run.add(_plane(store, label, found, seed))
@@ -192,13 +201,50 @@ def _plane(store: "ActivationStore", label: str, found: Any, seed: int) -> Any:
     return replace(plane, provenance={**found.provenance, "method": "kernel"})
 
 
+def _signed(found: Any, name: str, concept: str, short: str | None) -> Any:
+    """The result with the names under which the report groups it."""
+    about = dict(found.provenance.get("model") or {})
+    spec = str(about.get("spec") or "")
+    if short or spec:
+        about["short"] = short or short_names([spec])[0]
+    provenance = {**found.provenance, "model": about, "concept": concept}
+    return replace(found, name=name, provenance=provenance)
+
+
+def _compare(
+    run: "Run",
+    stores: "list[ActivationStore]",
+    labels: list[str],
+    group: str | None,
+    models: tuple[str, str],
+    seed: int,
+) -> None:
+    """What the two models' spaces share, found in the run or added to it."""
+    import probes
+
+    data = str((stores[0].manifest.get("data") or {}).get("name") or "data")
+    label = labels[0] if labels else None
+    concept = probes.concept_name(data, label) if label else data
+    name = f"{' and '.join(models)}/{concept}"
+    if run.found(probes.Spaces, name) is not None:
+        note(f"{name}: found in {run.path}")
+        return
+    with bar(f"comparing {' and '.join(models)}"):
+        found = probes.compare_spaces(
+            stores[0], stores[1], label, groups=group, models=models, seed=seed
+        )
+    for question, why in found.reasons.items():
+        note(f"{name}: no {question}: {why}")
+    run.add(_signed(found, name, concept, " and ".join(models)))
+
+
 def _inputs(work: "Capture") -> tuple[Any, str | None]:
     """What stands for the input, a row a row of the store: pixels, or counts of words."""
     data = work.data
     if work.pool == "all":
         return None, None  # a row is a token or a position: the first hook point stands for it
     if data.kind == "tensor":
-        return data.inputs, "the input's own numbers"
+        return data.inputs, "its own numbers"
     if data.kind != "text":
         return None, None
     from sklearn.feature_extraction.text import CountVectorizer
@@ -262,17 +308,21 @@ def _capture(
 
 
 def _plan(
-    work: "Capture | None", store: "ActivationStore | None", wanted: list[str], as_json: bool
+    works: "list[Capture]", stores: "list[ActivationStore]", wanted: list[str], as_json: bool
 ) -> None:
     """What a run would cost."""
-    if work is not None:
-        show_plan(work, as_json)
+    if as_json and works:
+        emit([{"model": w.model.spec, **vars(w.plan())} for w in works])
         return
-    if store is None:
-        raise DataError("there is neither a model nor a store.")
-    names = wanted or list(store.hookpoints)
-    rows = len(store.rows)
+    for work in works:
+        show_plan(work, as_json)
+    plans = [
+        {"rows": len(s.rows), "hookpoints": wanted or list(s.hookpoints), "bytes": 0}
+        for s in stores
+    ]
     if as_json:
-        emit({"rows": rows, "hookpoints": names, "bytes": 0})
-    else:
-        typer.echo(f"{rows} rows of {len(names)} hook points are read; nothing is stored")
+        emit(plans)
+        return
+    for plan in plans:
+        count = len(plan["hookpoints"])
+        typer.echo(f"{plan['rows']} rows of {count} hook points are read; nothing is stored")

@@ -37,6 +37,10 @@ def show(results: "Sequence[Result]") -> None:
     _alignments(results)
     for result in (r for r in results if r.kind == "geometry"):
         _geometry(result)
+    for result in (r for r in results if r.kind == "spaces"):
+        typer.echo("")
+        table(f"{result.name}: at {' and '.join(result.at)}", ["question", "number", "value"],
+              result.to_frame().values.tolist())  # fmt: skip
 
 
 def _alignments(results: "Sequence[Result]") -> None:
