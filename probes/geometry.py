@@ -20,7 +20,6 @@ from probes.anchors import relative, relative_similarity, stitching
 from probes.concepts import column, concept_name, first_rows, read_concept
 from probes.discrimination import gdv
 from probes.dissimilarity import rank_unit, rsa
-from probes.explained import variance_explained
 from probes.generations import backward_compatibility
 from probes.kernels import KernelSums, cka, kernel_unit, one_hot
 from probes.layered import Geometry
@@ -84,15 +83,6 @@ def _told(X: Tensor, labels: Any, seed: int) -> Measured:
     value = plane.xt if labels is None else plane.ty
     why = next((r for k, r in plane.reasons.items() if labels is not None or k != "ty"), None)
     return Measured(float(value[0, 0]), why, log2_n=plane.ceiling)
-
-
-def _explained(X: Tensor, s: Setting) -> Measured:
-    folds = min(5, len(X))
-    found = variance_explained(
-        X, {"label": s.labels}, folds=folds, components=0, groups=s.groups, seed=s.seed
-    )
-    why = next((r for k, r in found.reasons.items() if k != "interactions"), None)
-    return Measured(float(found.raw[0, 0]), why, standardised=float(found.standardised[0, 0]))
 
 
 def _rest(X: Tensor, seed: int) -> Measured:
@@ -180,13 +170,6 @@ MEASURES: dict[str, Measure] = {
             "bits of the class under that noise, about 0 to its entropy: higher tells more",
             needs=("labels",),
             rows=2000,
-        ),
-        Measure(
-            "variance_explained",
-            lambda X, s: _explained(X, s),
-            "share of the variance that the class explains, held out: 1 is all, below 0 is nothing",
-            needs=("labels",),
-            rows=10_000,
         ),
         Measure(
             "prototype_rest",

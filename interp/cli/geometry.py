@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["kept", "measure_store", "run"]
 
 HOOKPOINTS = ["embed", "resid_post.*"]
-PLANE_ROWS = 2000
-"""Rows of the information plane, whose cost grows with their square."""
+EXTRAS = ("information_plane", "variance_explained")
+"""Measures whose results are of a kind of their own, with a figure of their own."""
+ROWS = 2000
+"""Most rows that those read, drawn by the seed."""
 WORDS = 4096
 """Most words that stand for the input of a text model, the most frequent ones."""
 
@@ -73,15 +75,18 @@ def run(
     --measure is of: how far classes stand apart (gdv), likeness of layers to each other (cka, rsa),
     to the input and to the classes (alignment_input, alignment_target), dimensions in use (rank,
     rank_curve, coding_rate, rate_reduction), accuracy of the first dimensions alone (prefixes),
-    what is told of input and classes (information_input, information_label; with the plane),
-    variance_explained by the classes, and what ten prototypes leave (prototype_rest).
+    bits of input and label (information_plane), the share of a layer that labels explain
+    (variance_explained).
     --compare adds CKA of two models' layers, relative representations, zero-shot stitching and
     backward compatibility.
     """
     from interp.runs import Run, find_run, metrics
     from probes.geometry import choose_measures
 
-    asked = [m.name for m in choose_measures(o.split_commas(measure) or None)]
+    named = o.split_commas(measure)
+    own = [m for m in named if m not in EXTRAS]
+    asked = [m.name for m in choose_measures(own or None)] if own or not named else []
+    asked += [m for m in EXTRAS if m in named or not named]
     if not dry_run:
         find_run(out, resume=resume, force=force)  # refuse before anything is read
     labels = o.split_commas(label_column)
@@ -159,14 +164,20 @@ def measure_store(
     ``short`` names the model where there are several.
     """
     import probes
+    from probes.geometry import MEASURES
 
     data = str((store.manifest.get("data") or {}).get("name") or "data")
     label = labels[0] if labels else None
     concept = probes.concept_name(data, label) if label else data
     name = f"{short}/{concept}" if short else concept
-    known = run.found(probes.Geometry, name)
+    measures = [*MEASURES, *EXTRAS] if measures is None else measures
+    for extra in (m for m in measures if m in EXTRAS):
+        _extra(run, store, extra, labels, group, hookpoints, (name, concept, short), seed)
+    measures = [m for m in measures if m not in EXTRAS]
+    known = run.found(probes.Geometry, name) if measures else None
     if known is not None:
         note(f"{name}: found in {run.path}")
+    if known is not None or not measures:
         return known
     inputs, words = _inputs(work) if work is not None else (None, None)
     with bar(f"measuring {name}") as progress:
@@ -178,27 +189,56 @@ def measure_store(
         note(f"{name}: {line}")
     found = _signed(found, name, concept, short)
     run.add(found)
-    if label is not None and "information_label" in found.values:
-        run.add(_plane(store, label, found, seed))
     return found
 
 
-def _plane(store: "ActivationStore", label: str, found: Any, seed: int) -> Any:
-    """The information plane of the layers that were measured."""
+def _extra(
+    run: "Run",
+    store: "ActivationStore",
+    measure: str,
+    labels: list[str],
+    group: str | None,
+    hookpoints: list[str] | None,
+    names: tuple[str, str, str | None],
+    seed: int,
+) -> None:
+    """One of `EXTRAS`, on rows that have the first label, found in the run or added to it."""
     import numpy as np
+    import torch
 
     import probes
-    from probes.geometry import NOISE
+    from probes.account import provenance_of
+    from probes.concepts import read_concept
+    from probes.measured import float_rows
+    from probes.plan import choose_hookpoints
 
-    layers = {h: store[h] for h in found.hookpoints}
-    known = np.flatnonzero(store.rows_of(found.hookpoints[0])[label].notna().to_numpy())
-    labels = store.rows_of(found.hookpoints[0])[label].to_numpy()[known]
-    chosen = np.sort(np.random.default_rng(seed).permutation(known.size)[:PLANE_ROWS])
-    plane = probes.information_plane(
-        {h: X[known[chosen]] for h, X in layers.items()}, labels[chosen],
-        method="kernel", noise=NOISE, relative=True, name=found.name,
-    )  # fmt: skip
-    return replace(plane, provenance={**found.provenance, "method": "kernel"})
+    name, concept, short = names
+    kind = {"information_plane": probes.InformationPlane}.get(measure, probes.VarianceExplained)
+    if run.found(kind, name) is not None:
+        note(f"{name}: {measure} found in {run.path}")
+        return
+    if measure == "variance_explained" and not labels:
+        note(f"{name}: no {measure}, which needs labels")
+        return
+    read = read_concept(store.rows, labels[0], group) if labels else None
+    every = read.rows if read is not None else np.arange(len(store.rows))
+    some = np.sort(np.random.default_rng(seed).permutation(len(every))[:ROWS])
+    points = choose_hookpoints(store.hookpoints, hookpoints, "recommended")
+    layers = {h: float_rows(store[h][every[some]]) for h in points}
+    with bar(f"{measure.replace('_', ' ')} of {name}"):
+        if measure == "information_plane":
+            y = None if read is None else read.y[some]
+            found = probes.information_plane(layers, y, method="kernel", relative=True, name=name)
+        else:
+            assert read is not None  # noqa: S101  there are labels
+            columns = store.rows[labels].iloc[every[some]].reset_index(drop=True).astype(str)
+            units = None if read.groups is None else read.groups[some]
+            found = probes.variance_explained(
+                layers, columns, groups=units, seed=seed, name=name
+            )  # fmt: skip
+    made = provenance_of(store, None, seed, torch.device("cpu"))
+    found = replace(found, provenance={**found.provenance, **made})
+    run.add(_signed(found, name, concept, short))
 
 
 def _signed(found: Any, name: str, concept: str, short: str | None) -> Any:

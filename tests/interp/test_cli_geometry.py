@@ -31,6 +31,8 @@ def test_a_model_and_the_store_of_its_run_say_the_same(invoke, folder, data, tmp
     assert said["inputs"] == "the counts of its words" and said["n"] == 24
     assert len(said["values"]["gdv"]) == 4 and np.shape(said["matrices"]["cka"]) == (4, 4)
     assert said["curves"] == ["prefixes", "rank_curve"]
+    kinds = {"geometry", "information_plane", "variance_explained"}
+    assert set(json.loads(done.stdout)) == kinds
     page = (out / "report.html").read_text()
     assert "CKA of layers" in page and "Variance by components" in page and "Dimensions" in page
     again = invoke(*arguments)
@@ -58,6 +60,9 @@ def test_measures_are_chosen_and_labels_are_not_needed(invoke, folder, data, tmp
     assert set(found.values) == {"alignment_input", "rank"}
     plain = tmp_path / "plain.txt"
     plain.write_text("\n".join(f"w{i} w{i + 1}" for i in range(2, 22)))
+    done = invoke("geometry", folder("gpt2"), plain, "-m", "information_plane", "--json", "--out",
+                  tmp_path / "x")  # fmt: skip
+    assert set(json.loads(done.stdout)) == {"information_plane"}, done.output
     done = invoke(
         "geometry", folder("gpt2"), plain, "-m", "rank,gdv", "--json", "--out", tmp_path / "p"
     )
