@@ -72,7 +72,7 @@ def train_row(row, fsm, args, out):
     points, k = ROWS[row]
     n_codes = args.n_codes or (2000 if row == "attn" else 20_000)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    finetune = args.finetune and row != "none"
+    finetune = bool(args.finetune) and row != "none"
     if finetune:
         model = Codebooks.load(args.out / "none" / "model", device=device).model
     else:
@@ -92,6 +92,7 @@ def train_row(row, fsm, args, out):
         FSMBatches(fsm, args.batch, seed=args.seed + finetune),
         steps=args.finetune if finetune else args.steps,
         lr=args.lr,
+        decay_steps=(args.finetune if finetune else args.steps) // 2,
         init="kmeans" if finetune else "normal",
         seed=args.seed,
         reference=fsm.bayes_loss(),

@@ -6,35 +6,52 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from interp.errors import LayerNotFound, ShapeError
 from interp.hookpoints import HookPoint
 
-__all__ = ["all_fired", "evaluating", "hooked"]
+__all__ = ["all_fired", "evaluating", "hook", "hooked"]
 
 Seen = Callable[[HookPoint, Tensor], Tensor | None]
 
 
 @contextmanager
-def hooked(module: nn.Module, points: Sequence[HookPoint], fn: Seen) -> Iterator[None]:
+def hooked(
+    module: nn.Module, points: Sequence[HookPoint], fn: Seen, *, first: bool = False
+) -> Iterator[None]:
     """Call ``fn(point, tensor)`` whenever a hook point fires; a returned tensor takes its place.
 
     The hooks are removed when the context ends, whatever happened inside it.
+
+    Parameters
+    ----------
+    first : see what is there before hooks that are set already change it.
     """
-    modules = dict(module.named_modules())
-    handles = []
+    handles = hook(module, points, fn, first=first)
     try:
-        for point in points:
-            target = modules[point.module]
-            if point.side == "in":
-                hook = partial(_on_input, point, fn)
-                handles.append(target.register_forward_pre_hook(hook, with_kwargs=True))
-            else:
-                handles.append(target.register_forward_hook(partial(_on_output, point, fn)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def hook(
+    module: nn.Module, points: Sequence[HookPoint], fn: Seen, *, first: bool = False
+) -> list[RemovableHandle]:
+    """Set the hooks of `hooked` until each of the handles is removed."""
+    modules = dict(module.named_modules())
+    handles: list[RemovableHandle] = []
+    for point in points:
+        target = modules[point.module]
+        if point.side == "in":
+            handle = target.register_forward_pre_hook(
+                partial(_on_input, point, fn), with_kwargs=True, prepend=first
+            )
+        else:
+            handle = target.register_forward_hook(partial(_on_output, point, fn), prepend=first)
+        handles.append(handle)
+    return handles
 
 
 def _on_output(point: HookPoint, fn: Seen, module: nn.Module, args: Any, output: Any) -> Any:

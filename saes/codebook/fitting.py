@@ -78,12 +78,16 @@ def initialise_codes(
 ) -> None:
     """Set all codes to k-means centres of what the model holds without codebooks, in place.
 
-    With a sum of k codes the centres are divided by k.
+    The scale of a layer norm becomes the mean spread of what it norms, a number a group, so that
+    codes are as large as what they stand for, and the model's loss suffers less at first. With a
+    sum of k codes the centres are divided by k.
 
     Parameters
     ----------
     batches : of the training; its first ones are run until there are enough rows.
     rows : how many; None for four a code of the largest codebook.
+
+    Source: the paper's code, without the scale, which it leaves at 1.
     """
     most = max((b.config.n_codes for b in _all(books)), default=0)
     wanted = rows or PER_CODE * most
@@ -92,7 +96,7 @@ def initialise_codes(
 
     def look(point: "HookPoint", x: Tensor) -> None:
         book = books[point.name]
-        held[point.name].append(book.normed(x.reshape(-1, book.d_in)[take[0]].to(book.codes)))
+        held[point.name].append(x.reshape(-1, book.d_in)[take[0]].to(book.codes))
 
     count, step, module = 0, 0, books.model.module
     with books.disabled(), evaluating(module), torch.no_grad():
@@ -106,10 +110,21 @@ def initialise_codes(
         for name in books.names:
             book, generator = books[name], seeded(seed, "kmeans", name)
             config, x = book.config, torch.cat(held[name])
-            chunks = x.unflatten(1, (config.groups, -1)).transpose(0, 1)
+            _set_scale(book, x)
+            chunks = book.normed(x).unflatten(1, (config.groups, -1)).transpose(0, 1)
             centres = [kmeans(c, config.n_codes, generator=generator) for c in chunks]
             scale = config.k if config.reduce == "sum" else 1
             book.codes.copy_(torch.cat(centres) / scale)
+
+
+def _set_scale(book: Codebook, rows: Tensor) -> None:
+    """Let a layer norm give back the spread that rows have, group by group."""
+    if book.norm_weight is None:
+        return
+    chunks = rows.unflatten(1, (book.config.groups, -1)).double()
+    spread = chunks.std(2, correction=0).mean(0)
+    spread = torch.where(spread > 0, spread, 1).repeat_interleave(chunks.shape[2])
+    book.norm_weight.copy_(spread)
 
 
 def _all(books: "Codebooks") -> Sequence[Codebook]:

@@ -5,8 +5,9 @@ so all of its weights can be trained, and disabling the codebooks gives the mode
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,10 +16,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.hooks import RemovableHandle
 
 from interp.errors import CheckpointError, DataError, ParameterError, ShapeError, closest
 from interp.hookpoints import HookPoint
-from interp.hooks import all_fired, evaluating, hooked
+from interp.hooks import all_fired, evaluating, hook, hooked
 from interp.loading import load
 from interp.models import Model, quiet_transformers
 from interp.runs import write_text
@@ -81,7 +83,7 @@ class Codebooks(nn.Module):
         self._k: int | None = None
         self._seen: dict[str, Snap] | None = None
         self._shapes: dict[str, torch.Size] = {}
-        self._hooks: ExitStack | None = None
+        self._hooks: list[RemovableHandle] | None = None
         self.enable()
 
     @property
@@ -113,19 +115,27 @@ class Codebooks(nn.Module):
         return len(self.points)
 
     def enable(self) -> Self:
-        """Let the model read codes."""
+        """Let the model read codes.
+
+        What `torch.compile` made so far in this process is made again when it is next called, for
+        the compiler does not notice hooks that are new.
+        """
         if self._hooks is None:
-            with ExitStack() as stack:
-                stack.enter_context(hooked(self.model.module, self.points, self._replace))
-                self._hooks = stack.pop_all()
+            self._hooks = hook(self.model.module, self.points, self._replace)
+            _forget_compiled()
         return self
 
     def disable(self) -> Self:
         """Give the model back as it is without codebooks."""
-        if self._hooks is not None:
-            self._hooks.close()
-            self._hooks = None
+        for handle in self._hooks or ():
+            handle.remove()
+        self._hooks = None
         return self
+
+    def check_enabled(self) -> None:
+        """Refuse to be read while disabled: no codes are chosen then."""
+        if not self.enabled:
+            raise ParameterError("the codebooks are disabled and choose no codes; enable() first.")
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -175,7 +185,13 @@ class Codebooks(nn.Module):
         """The codes that are chosen at each position of text or token ids, by hook point.
 
         Text is padded on the right to the longest; what stands at pads means nothing.
+
+        Raises
+        ------
+        ParameterError
+            The codebooks are disabled.
         """
+        self.check_enabled()
         ids = {"input_ids": inputs} if isinstance(inputs, Tensor) else inputs
         with evaluating(self.model.module), torch.no_grad(), self.watching() as seen:
             self.model(ids)
@@ -373,6 +389,12 @@ def insert(
         books.append(Codebook(one, width, generator=seeded(seed, "codebook", name)))
     found = Codebooks(model, [p for p, _ in points.values()], books)
     return found.to(model.device).train(model.module.training)
+
+
+def _forget_compiled() -> None:
+    compiler = sys.modules.get("torch._dynamo")  # not there: nothing was compiled
+    if compiler is not None:
+        compiler.reset()
 
 
 def _shapes(model: Model, points: Sequence[HookPoint]) -> dict[str, tuple[int, int]]:

@@ -356,6 +356,7 @@ def _runs(
     The points' tensors [b, t, width] are what they hold before a codebook there acts; the codes are
     latents [b, t, groups, k] of each codebook; the mask is [b, t].
     """
+    books.check_enabled()
     held: dict[str, Tensor] = {}
 
     def keep(point: HookPoint, x: Tensor) -> None:
@@ -365,8 +366,8 @@ def _runs(
     while done < len(feed.lengths):
         size = feed.batch_rows(max(feed.lengths[done : done + 64]))
         rows = list(range(done, min(done + size, len(feed.lengths))))
-        with books.disabled(), hooked(module, points, keep):  # hooks act in the order they came
-            with books.enable().watching() as seen, evaluating(module), torch.inference_mode():
+        with hooked(module, points, keep, first=True), books.watching() as seen:
+            with evaluating(module), torch.inference_mode():
                 feed.run(rows)
         mask = cast(Tensor, feed.mask)
         chosen = {n: books[n].latents(s.ids).unflatten(0, mask.shape) for n, s in seen.items()}

@@ -129,6 +129,7 @@ def evaluate_tokfsm(
     prefix : states before each, for interchange.
     seed : of all draws.
     """
+    books.check_enabled()
     module = books.model.module
     held_out = fsm.sequences(sequences, length, generator=seeded(seed, HELD_OUT))
     with evaluating(module), evaluating(books):
@@ -276,8 +277,8 @@ def _read(books: Codebooks, tokens: Tensor) -> tuple[dict[str, NDArray], NDArray
         held[point.name] = x
 
     for ids in tokens.split(32):
-        with books.disabled(), hooked(model.module, points, keep):  # before the codebooks act
-            with books.enable().watching() as seen, evaluating(model.module), torch.no_grad():
+        with hooked(model.module, points, keep, first=True), books.watching() as seen:
+            with evaluating(model.module), torch.no_grad():
                 model({"input_ids": ids.to(model.device)})
         for name, snap in seen.items():
             latents[name].append(books[name].latents(snap.ids).flatten(1).cpu().numpy())

@@ -77,7 +77,8 @@ def train_codebooks(
     batches : `TextBatches`, `FSMBatches`, or anything like them.
     steps : of the optimiser, AdamW.
     lr : of the codebooks.
-    model_lr : of the model's own weights; None for the same, 0 holds them.
+    model_lr : of the model's own weights; 0 holds them. None for the same, or where codes begin at
+        k-means, so in a model that has learnt its language, a third of it.
     weight_decay : of the model's weights; codebooks have none.
     clip : the gradient's norm is cut to this; None for no cut.
     warmup, decay, decay_steps : as for `saes.train`; a twentieth, ``"linear"``, a fifth.
@@ -118,10 +119,12 @@ def train_codebooks(
         decay=decay,
         decay_steps=steps // 5 if decay_steps is None else decay_steps,
     )
+    if model_lr is None:
+        model_lr = lr / 3 if init == "kmeans" else lr
     settings = {
         "batches": batches.identity(),
         "books": {n: books[n].config.to_dict() for n in books.names},
-        "lr": lr, "model_lr": lr if model_lr is None else model_lr, "weight_decay": weight_decay,
+        "lr": lr, "model_lr": model_lr, "weight_decay": weight_decay,
         "clip": clip, "steps": steps, "warmup": schedule.warmup, "decay": decay,
         "decay_steps": schedule.decay_steps, "init": init, "k_start": k_start, "k_steps": k_steps,
         "k_power": k_power, "replace_every": replace_every, "noise": noise,

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import interp
 from interp.errors import CheckpointError, DataError, LayerNotFound, ModelError, ParameterError
-from saes.codebook import CodebookConfig, Codebooks, insert
+from saes.codebook import CodebookConfig, Codebooks, codes_on, forced, insert
 
 CONFIG = CodebookConfig(n_codes=20, k=2)
 ROLES = {
@@ -184,3 +184,50 @@ def test_hooks_are_gone_after_an_exception(gpt2):
         raise RuntimeError
     assert not books.enabled and torch.equal(logits(gpt2), plain)
     assert not any(m._forward_hooks for m in gpt2.module.modules())
+
+
+def test_a_deep_copy_is_a_model_and_codebooks_of_its_own(gpt2):
+    books = insert(gpt2, ["head_out.*", "mlp_out.1"], CONFIG)
+    coded = logits(gpt2)
+    again, alone = copy.deepcopy(books), interp.load(copy.deepcopy(gpt2.module))
+    assert torch.equal(logits(again.model), coded) and torch.equal(logits(alone), coded)
+    with torch.no_grad():
+        again["mlp_out.1"].codes += 1
+    assert not torch.allclose(logits(again.model), coded)
+    assert torch.equal(logits(gpt2), coded)
+    again.disable()
+    assert books.enabled and torch.equal(logits(gpt2), coded)
+    assert not any(m._forward_hooks for m in again.model.module.modules())
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch's compiler
+def test_a_compiled_model_reads_codes(tiny):
+    """Values and gradients are those of eager code, also where the model was compiled before."""
+    neox = interp.load(tiny("neox"))
+    books = insert(neox, ["head_out.*", "mlp_out.1"], CONFIG).disable()
+    plain = logits(neox)
+    parameters = [*neox.module.parameters(), *books.parameters()]
+    eager = books.enable().loss(IDS)
+    wanted = torch.autograd.grad(eager.total, parameters)
+    books.disable()
+    neox.module.compile(backend="eager")
+    assert_close(logits(neox), plain)  # compiled without codebooks
+    found = books.enable().loss(IDS)
+    assert_close(found.total, eager.total)
+    for a, b in zip(torch.autograd.grad(found.total, parameters), wanted, strict=True):
+        assert_close(a, b)
+    assert torch.equal(found.snaps["mlp_out.1"].ids, eager.snaps["mlp_out.1"].ids)
+    coded = logits(neox)
+    assert not torch.allclose(coded, plain)
+    with books.disabled():
+        assert_close(logits(neox), plain)
+    assert_close(logits(neox), coded)
+    with forced(books, [("mlp_out.1", 3)]):
+        assert not torch.allclose(logits(neox), coded)
+
+
+def test_disabled_codebooks_are_not_read(gpt2):
+    books = insert(gpt2, "mlp_out.*", CONFIG).disable()
+    for read in (lambda: books.codes(IDS), lambda: codes_on(books, "w3 w4")):
+        with pytest.raises(ParameterError, match=r"disabled and choose no codes; enable\(\) first"):
+            read()

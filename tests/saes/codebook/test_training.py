@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 import interp
+from interp.demo.stdlib import held_out_files, read_source
 from interp.errors import DataError, ParameterError, StoreError
 from interp.results import Result
 from saes.codebook import (
@@ -23,6 +24,7 @@ from saes.codebook import (
 )
 from saes.codebook.fitting import initialise_codes, k_at, kmeans, replace_dead
 from saes.codebook.layer import Codebook
+from saes.codebook.training import language_loss
 
 MACHINE = FSM(5, 2, seed=0)
 CONFIG = CodebookConfig(n_codes=30, k=1)
@@ -224,12 +226,36 @@ def test_kmeans_starts_near_the_activations(reduce, k):
 
     def error():
         with torch.no_grad():
-            parts = books.loss(ids, mask).reconstruction
-        return torch.stack([parts[n] / books[n].d_in for n in books.names[:1]]).mean()
+            snap = books.loss(ids, mask).snaps[books.names[0]]
+        return (snap.reduced - snap.normed).square().sum() / snap.normed.square().sum()
 
     before = error()
     initialise_codes(books, batches())
     assert error() < 0.5 * before
+
+
+def test_kmeans_keeps_the_size_of_what_codes_stand_for():
+    """A trained model loses less where the norm gives rows back their spread than where it is 1."""
+    model = interp.load("demo:pylm")
+    books = insert(model, "head_out.*", CodebookConfig(n_codes=200, k=8))
+    source = [read_source(file) for file in held_out_files()[:8]]
+    data = TextBatches(model, [text[:600] for text in source if text], 8)
+    with books.disabled():
+        plain = language_loss(books, data)
+    with books.disabled(), interp.record(model, ["head_out.1"]) as seen, torch.no_grad():
+        ids, mask = data(0)
+        model({"input_ids": ids, "attention_mask": mask})
+    rows = seen["head_out.1"].reshape(*mask.shape, 4, -1)[mask.bool()]
+    initialise_codes(books, data, rows=len(rows))
+    scale = books["head_out.1"].norm_weight.detach().unflatten(0, (4, -1))
+    assert_close(scale, rows.std(-1, correction=0).mean(0)[:, None].expand_as(scale))
+    kept = language_loss(books, data)
+    for name in books.names:
+        with torch.no_grad():
+            scale = books[name].norm_weight.unflatten(0, (4, -1))[:, 0]
+            books[name].codes /= scale.repeat_interleave(200)[:, None]
+            books[name].norm_weight.fill_(1)
+    assert plain < kept < language_loss(books, data) - 0.5
 
 
 # ---- texts
