@@ -15,6 +15,7 @@ from dashboards.alignment import (
 from dashboards.codebook import codebook_curves, pattern_dots, steering_bars, tokfsm_bars
 from dashboards.compare import compare, depth_points, series
 from dashboards.depth import depth_curve
+from dashboards.difference import difference_curves, match_bars
 from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.features import densities
 from dashboards.flow import flow_figure
@@ -30,6 +31,7 @@ from probes.alignment import AQI
 from probes.alignment_shift import DeltaAQI
 from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
+from probes.difference import DepthDifference, SparsityDifference
 from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
@@ -39,6 +41,7 @@ from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.evaluation import Evaluation
+from saes.matching import LatentMatch
 from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
@@ -100,6 +103,9 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     AQIByAxiom: axiom_bars,
     LayerPooling: weight_bars,
     DeltaAQI: delta_curve,
+    DepthDifference: difference_curves,
+    SparsityDifference: difference_curves,
+    LatentMatch: match_bars,
     ClusterMap: map_scatter,
     CodebookTraining: codebook_curves,
     CodePatterns: pattern_dots,

@@ -15,6 +15,7 @@ from dashboards.codebook import (
     tokfsm_reading,
 )
 from dashboards.compare import series
+from dashboards.difference import difference_reading, match_reading
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.features import densities_reading, feature_list
 from dashboards.figures import CONFIG, FIGURES, PARTNERS, figure
@@ -31,6 +32,7 @@ from probes.alignment import AQI
 from probes.alignment_shift import DeltaAQI
 from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
+from probes.difference import DepthDifference, SparsityDifference
 from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
@@ -40,6 +42,7 @@ from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.evaluation import Evaluation
+from saes.matching import LatentMatch
 from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
@@ -67,6 +70,10 @@ KINDS = {
     "aqi_by_axiom": "AQI by axiom",
     "layer_pooling": "pooled layers",
     "delta_aqi": "delta-AQI",
+    "depth_difference": "difference by depth",
+    "sparsity_difference": "difference of sparsity",
+    "latent_match": "latents matched",
+    "run_changes": "what differs",
     "cluster_map": "map",
     "codebook_training": "training",
     "code_patterns": "codes of patterns",
@@ -79,6 +86,9 @@ UNITS = {
     "sparsity": "tokens",
     "density_curve": "answers",
     "hidden_flow": "tokens",
+    "latent_match": "latents and pairs",
+    "run_changes": "differences",
+    "sparsity_difference": "tokens",
 }
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
@@ -98,6 +108,9 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     AQIByAxiom: alignment.axiom_reading,
     LayerPooling: alignment.weight_reading,
     DeltaAQI: alignment.delta_reading,
+    DepthDifference: difference_reading,
+    SparsityDifference: difference_reading,
+    LatentMatch: match_reading,
     ClusterMap: alignment.map_reading,
     CodebookTraining: codebook_reading,
     CodePatterns: pattern_reading,

@@ -11,6 +11,12 @@ from probes.concepts import concept_name
 from probes.controls import bag_of_words, majority, shuffled_labels, stratified
 from probes.curves import ConceptDepth
 from probes.depth import concept_depth
+from probes.difference import (
+    DepthDifference,
+    SparsityDifference,
+    depth_difference,
+    sparsity_difference,
+)
 from probes.firing import Sparsity
 from probes.flops import mlp_flops, spark_flops
 from probes.flow import Flow, hidden_flow
@@ -34,6 +40,7 @@ __all__ = [
     "ConceptDepth",
     "DeltaAQI",
     "DensityCurve",
+    "DepthDifference",
     "Flow",
     "LayerPooling",
     "LinearProbe",
@@ -41,6 +48,7 @@ __all__ = [
     "Perturbed",
     "Sparsity",
     "SparsityCounter",
+    "SparsityDifference",
     "Steering",
     "aqi",
     "aqi_by_axiom",
@@ -56,6 +64,7 @@ __all__ = [
     "delta_aqi",
     "delta_aqi_by_layer",
     "density_curve",
+    "depth_difference",
     "grouped_folds",
     "hard_topk",
     "hidden_flow",
@@ -71,6 +80,7 @@ __all__ = [
     "spark_flops",
     "sparsified",
     "sparsity",
+    "sparsity_difference",
     "statistical_topk",
     "steering_effect",
     "stratified",

@@ -19,6 +19,7 @@ from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.k_sparse import SparseProbing, sparse_probing
 from saes.latents import features
+from saes.matching import LatentMatch, match_latents
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
 from saes.records import Feature, Features
@@ -61,6 +62,7 @@ __all__ = [
     "GatedSAE",
     "JumpReLUConfig",
     "JumpReLUSAE",
+    "LatentMatch",
     "Loss",
     "LossRecovered",
     "MatrixRows",
@@ -88,6 +90,7 @@ __all__ = [
     "first_letters",
     "import_checkpoint",
     "loss_recovered",
+    "match_latents",
     "max_cosine",
     "mean_max_cosine",
     "seed_stability",

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import interp
-from interp.cli import aqi, capture, demo, doctor, hookpoints, probe, report, sae, sparsity
+from interp.cli import aqi, capture, demo, diff, doctor, hookpoints, probe, report, sae, sparsity
 from interp.cli.shell import State, command
 
 __all__ = ["app", "main"]
@@ -32,6 +32,7 @@ COMMANDS = {
     "sparsity": sparsity.run,
     "aqi": aqi.run,
     "report": report.run,
+    "diff": diff.run,
     "doctor": doctor.run,
 }
 for _name, _run in COMMANDS.items():

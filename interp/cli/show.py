@@ -14,6 +14,8 @@ __all__ = ["show"]
 
 TOKENS = 5
 """Tokens of each kind that the table of the logit lens names."""
+CHANGES = 30
+"""Differences between two runs that the table shows."""
 LATENTS = 10
 """Latents that the table of features shows."""
 
@@ -35,6 +37,35 @@ def show(results: "Sequence[Result]") -> None:
     for result in (r for r in results if r.kind == "sae_features"):
         _features(result)
     _alignments(results)
+    _differences(results)
+
+
+def _differences(results: "Sequence[Result]") -> None:
+    """What changed between two runs: by hook point, by latent, and in the options."""
+    kinds = ("depth_difference", "sparsity_difference")
+    found: list[Any] = [r for r in results if r.kind in kinds]
+    for r in found:
+        typer.echo("")
+        what = "accuracy" if r.kind == "depth_difference" else "active neurons"
+        frame = r.to_frame()
+        title = f"{r.name}: {what} of {r.models[1]} (second) less {r.models[0]} (first)"
+        table(title, [str(c) for c in frame.columns], frame.values.tolist())
+    matches: list[Any] = [r for r in results if r.kind == "latent_match"]
+    if matches:
+        typer.echo("")
+        rows = [[r.name, r.n_a, r.n_b, *r.counts.values(), r.mean, r.chance] for r in matches]
+        columns = ["coder", "latents", "latents then", *matches[0].counts, "mean cosine", "chance"]
+        table("latents matched", columns, rows)
+    changed: list[Any] = [r for r in results if r.kind == "run_changes"]
+    for r in changed:
+        typer.echo("")
+        frame = r.to_frame()
+        rows = [
+            [*row[:2], *(str(v)[:40] for v in row[2:4]), row[4]] for row in frame.values.tolist()
+        ]
+        table("what differs", [str(c) for c in frame.columns], rows[:CHANGES])
+        if len(rows) > CHANGES:
+            typer.echo(f"{len(rows) - CHANGES:,} more differences; --out keeps them all.")
 
 
 def _alignments(results: "Sequence[Result]") -> None:
