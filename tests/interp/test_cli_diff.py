@@ -27,7 +27,7 @@ def runs(invoke, folder, data, tmp_path):
     from transformers import AutoModelForCausalLM
 
     net = AutoModelForCausalLM.from_pretrained(other)
-    last = net.get_submodule("transformer.h.1.mlp.c_proj")
+    last = net.get_submodule(f"transformer.h.{net.config.n_layer - 1}.mlp.c_proj")
     last.get_parameter("weight").data.mul_(3)
     net.save_pretrained(other)
 
