@@ -22,6 +22,7 @@ from saes.latents import features
 from saes.matching import LatentMatch, match_latents
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
+from saes.neuronpedia import export_neuronpedia
 from saes.records import Feature, Features
 from saes.recovery import LossRecovered, loss_recovered
 from saes.relu import ReLUConfig, ReLUSAE
@@ -85,6 +86,7 @@ __all__ = [
     "ablation_effect",
     "evaluate",
     "export_checkpoint",
+    "export_neuronpedia",
     "feature_absorption",
     "features",
     "first_letters",

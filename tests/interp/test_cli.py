@@ -72,7 +72,7 @@ FLAGS = {
     "SAE_READ": "--store --hookpoint -p --target --forward-batch-size",
     "SITE": "--hookpoint -p",
     "SAE_STORE": "--store",
-    "SAE_RECORDS": "--latents --probes --ablate --top --context",
+    "SAE_RECORDS": "--latents --probes --ablate --top --context --neuronpedia",
     "LATENT": "--latent --prompt --alpha --tokens",
     "SAE_LABELS": "--other --ks --absorption --first-letters --loss",
     "FOLDER": "folder",

@@ -51,6 +51,10 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/features"),
     top: Annotated[int, typer.Option(help="Top examples of a latent.")] = 10,
     context: Annotated[int, typer.Option(help="Tokens on either side of an example.")] = 10,
+    neuronpedia: Annotated[
+        str | None,
+        typer.Option(help="Also write the features as Neuronpedia reads them, as a set so named."),
+    ] = None,
     batch_size: o.BatchSize = None,
     text_column: o.TextColumn = None,
     max_length: o.MaxLength = None,
@@ -150,6 +154,9 @@ def run(
                 progress=progress,
             )
         work.add(effect)
+    if neuronpedia is not None:
+        files = saes.export_neuronpedia(found, work.path / "neuronpedia", source=neuronpedia)
+        note(f"for Neuronpedia: {', '.join(str(f) for f in files)}")
     _finish(work, as_json)
 
 
