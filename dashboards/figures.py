@@ -17,6 +17,7 @@ from dashboards.codebook import codebook_curves, pattern_dots, steering_bars, to
 from dashboards.compare import compare, depth_points, series
 from dashboards.concepts import concept_dots, explanation_bars
 from dashboards.depth import depth_curve
+from dashboards.difference import difference_curves, match_bars
 from dashboards.effects import lens_bars, shifts, steering_curve
 from dashboards.facets import facet_map
 from dashboards.features import densities
@@ -38,6 +39,7 @@ from probes.alignment import AQI
 from probes.alignment_shift import DeltaAQI
 from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
+from probes.difference import DepthDifference, SparsityDifference
 from probes.disentangling import InfoMEC
 from probes.explained import VarianceExplained
 from probes.firing import Sparsity
@@ -61,6 +63,7 @@ from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMSc
 from saes.concept_records import Concepts
 from saes.evaluation import Evaluation
 from saes.explaining import Explanation
+from saes.matching import LatentMatch
 from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
@@ -123,6 +126,9 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     AQIByAxiom: axiom_bars,
     LayerPooling: weight_bars,
     DeltaAQI: delta_curve,
+    DepthDifference: difference_curves,
+    SparsityDifference: difference_curves,
+    LatentMatch: match_bars,
     ClusterMap: map_scatter,
     CodebookTraining: codebook_curves,
     CodePatterns: pattern_dots,

@@ -23,6 +23,7 @@ from dashboards.concepts import (
     explanation_reading,
     explanation_table,
 )
+from dashboards.difference import difference_reading, match_reading
 from dashboards.effects import lens_reading, perturbed_reading, steering_reading
 from dashboards.facets import facet_parts, facets_reading
 from dashboards.features import densities_reading, feature_list
@@ -47,6 +48,7 @@ from probes.alignment import AQI
 from probes.alignment_shift import DeltaAQI
 from probes.alignment_tables import AQIByAxiom, AQIByLayer
 from probes.depth import ConceptDepth
+from probes.difference import DepthDifference, SparsityDifference
 from probes.disentangling import InfoMEC
 from probes.explained import VarianceExplained
 from probes.firing import Sparsity
@@ -70,6 +72,7 @@ from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMSc
 from saes.concept_records import Concepts
 from saes.evaluation import Evaluation
 from saes.explaining import Explanation
+from saes.matching import LatentMatch
 from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
@@ -99,6 +102,10 @@ KINDS = {
     "aqi_by_axiom": "AQI by axiom",
     "layer_pooling": "pooled layers",
     "delta_aqi": "delta-AQI",
+    "depth_difference": "difference by depth",
+    "sparsity_difference": "difference of sparsity",
+    "latent_match": "latents matched",
+    "run_changes": "what differs",
     "cluster_map": "map",
     "codebook_training": "training",
     "code_patterns": "codes of patterns",
@@ -128,6 +135,9 @@ UNITS = {
     "recall": "examples",
     "removal_curve": "images",
     "token_patching": "tokens",
+    "latent_match": "latents and pairs",
+    "run_changes": "differences",
+    "sparsity_difference": "tokens",
 }
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
@@ -148,6 +158,9 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     AQIByAxiom: alignment.axiom_reading,
     LayerPooling: alignment.weight_reading,
     DeltaAQI: alignment.delta_reading,
+    DepthDifference: difference_reading,
+    SparsityDifference: difference_reading,
+    LatentMatch: match_reading,
     ClusterMap: alignment.map_reading,
     CodebookTraining: codebook_reading,
     CodePatterns: pattern_reading,

@@ -176,7 +176,7 @@ def ticks(hookpoints: Sequence[str]) -> tuple[list[str], str]:
 def depth_axis(fig: Plot, hookpoints: Sequence[str]) -> None:
     """Name the hook points under the axis, at most sixteen of them."""
     names, role = ticks(hookpoints)
-    step = math.ceil(len(names) / 16)
+    step = max(1, math.ceil(len(names) / 16))
     shown = range(0, len(names), step)
     fig.update_xaxes(
         tickmode="array",

@@ -185,7 +185,7 @@ class Run:
 
     def _clear(self) -> None:
         """Remove what a run of interp writes, and nothing else."""
-        for name in ("results", "acts", "sae"):
+        for name in ("results", "acts", "neuronpedia", "sae"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (
             "config.json", "manifest.json", "metrics.json", "report.html", "checkpoint.safetensors"

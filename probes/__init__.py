@@ -11,6 +11,12 @@ from probes.concepts import concept_name
 from probes.controls import bag_of_words, majority, shuffled_labels, stratified
 from probes.curves import ConceptDepth
 from probes.depth import concept_depth
+from probes.difference import (
+    DepthDifference,
+    SparsityDifference,
+    depth_difference,
+    sparsity_difference,
+)
 from probes.disentangling import InfoMEC, infomec
 from probes.explained import VarianceExplained, variance_explained
 from probes.firing import Sparsity
@@ -52,6 +58,7 @@ __all__ = [
     "ConceptDepth",
     "DeltaAQI",
     "DensityCurve",
+    "DepthDifference",
     "FacetScores",
     "Facets",
     "FeatureComplexity",
@@ -71,6 +78,7 @@ __all__ = [
     "Spaces",
     "Sparsity",
     "SparsityCounter",
+    "SparsityDifference",
     "Steering",
     "TokenPatching",
     "VarianceExplained",
@@ -90,6 +98,7 @@ __all__ = [
     "delta_aqi",
     "delta_aqi_by_layer",
     "density_curve",
+    "depth_difference",
     "facet_scores",
     "facets",
     "feature_complexity",
@@ -126,6 +135,7 @@ __all__ = [
     "spark_flops",
     "sparsified",
     "sparsity",
+    "sparsity_difference",
     "statistical_topk",
     "steering_effect",
     "stratified",

@@ -19,6 +19,7 @@ from probes.alignment import DRAWS, group_ids
 from probes.alignment_tables import rows_of
 from probes.clusters import Moments, blocks
 from probes.concepts import concept_name
+from probes.paired import simultaneous_interval
 from probes.plan import choose_hookpoints
 from probes.safety import Labelled, labelled_rows, read_safety
 from probes.separation import Weighting, separation
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DeltaAQI", "delta_aqi", "delta_aqi_by_layer"]
 
-LEVEL = 0.05
 NORMALISE = ("joint", "none")
 
 
@@ -283,7 +283,7 @@ def _result(
 ) -> DeltaAQI:
     first, second = (np.array([one[i] for one in found]) for i in (0, 1))
     delta = second - first
-    low, high = _simultaneous(delta)
+    low, high = simultaneous_interval(delta)
     reasons = {h: one[2] for h, one in zip(names, found, strict=True) if one[2]}
     alarms = tuple(h for h, end in zip(names, high, strict=True) if end < 0)
     over = "rows" if weighting.groups is None else "groups"
@@ -315,22 +315,3 @@ def _result(
             f"Activations are {scaled}.",
         ),
     )
-
-
-def _simultaneous(delta: NDArray) -> tuple[NDArray, NDArray]:
-    """95 % interval of each row's first entry, for all rows together, from its other entries.
-
-    The largest deviation over rows, in standard errors, is within the half-width in 95 % of draws.
-    """
-    value, drawn = delta[:, 0], delta[:, 1:]
-    whole = np.isfinite(drawn).mean(1) >= 1 - LEVEL
-    nothing = np.full(len(value), np.nan)
-    if not whole.any():
-        return nothing, nothing.copy()
-    known = drawn[whole][:, np.isfinite(drawn[whole]).all(0)]
-    error = known.std(1, ddof=1)
-    spread = np.abs(known - value[whole, None]) / np.where(error > 0, error, 1)[:, None]
-    half = np.percentile(spread.max(0), 100 * (1 - LEVEL)) * error
-    low, high = nothing, nothing.copy()
-    low[whole], high[whole] = value[whole] - half, value[whole] + half
-    return low, high

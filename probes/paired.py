@@ -26,6 +26,7 @@ __all__ = [
     "measures_in_draws",
     "paired_interval",
     "paired_shifts",
+    "simultaneous_interval",
 ]
 
 MEASURES = ("jump_point", "converging_point", "onset_depth", "peak")
@@ -34,11 +35,19 @@ MEASURES = ("jump_point", "converging_point", "onset_depth", "peak")
 UNDEFINED = 0.05
 """Largest share of draws that may lack a measure before its shift has no interval."""
 
-SETTINGS = ("mode", "probe", "folds", "strengths", "permutations", "classes", "hookpoints")
+LEVEL = 0.05
+"""Chance that an interval misses, over all hook points together."""
+
+SETTINGS = ("mode", "probe", "folds", "strengths", "permutations", "classes")
 
 
-def check_pair(clean: ConceptDepth, other: ConceptDepth) -> None:
+def check_pair(clean: ConceptDepth, other: ConceptDepth, *, hookpoints: bool = True) -> None:
     """Refuse two results that do not answer the same rows in the same way.
+
+    Parameters
+    ----------
+    hookpoints : whether they must also be read at the same hook points: two models need not have
+        the same layers for their points as fractions of depth to be compared.
 
     Raises
     ------
@@ -53,7 +62,7 @@ def check_pair(clean: ConceptDepth, other: ConceptDepth) -> None:
                 f"{depth.name} keeps no answers of its groups (hits), so it cannot be paired; run "
                 "probes.concept_depth anew."
             )
-    for name in SETTINGS:
+    for name in (*SETTINGS, "hookpoints") if hookpoints else SETTINGS:
         was, now = getattr(clean, name), getattr(other, name)
         if was != now:
             raise ParameterError(
@@ -130,8 +139,15 @@ def paired_shifts(
     *,
     draws: int = BOOTSTRAP_DRAWS,
     seed: int = 0,
+    hookpoints: bool = True,
+    names: tuple[str, str] = ("clean run", "perturbed run"),
 ) -> list[dict[str, Any]]:
     """How far each measure of other runs lies from that of the clean one, with its interval.
+
+    Parameters
+    ----------
+    hookpoints : as for `check_pair`.
+    names : what reasons call the first run, and another.
 
     Returns
     -------
@@ -147,7 +163,7 @@ def paired_shifts(
         As `check_pair`.
     """
     for other in others:
-        check_pair(clean, other)
+        check_pair(clean, other, hookpoints=hookpoints)
     if not others:
         return []
     groups = np.arange(len(cast(NDArray, clean.group_sizes)))
@@ -161,7 +177,7 @@ def paired_shifts(
             low, high, missing = paired_interval(before[name], after[name])
             key, shift = f"{name}_shift", None
             if was is None or now is None:
-                run, depth = ("clean run", clean) if was is None else ("perturbed run", other)
+                run, depth = (names[0], clean) if was is None else (names[1], other)
                 reasons[key] = f"undefined in the {run}: {depth.reasons.get(name, 'no reason.')}"
                 low = high = None
             else:
@@ -188,3 +204,31 @@ def clears_zero(run: Mapping[str, Any], name: str) -> bool:
     ends = [run.get(f"{name}_shift{end}") for end in ("", "_low", "_high")]
     known = [e for e in ends if e is not None]
     return len(known) == len(ends) and (min(known) > 0 or max(known) < 0)
+
+
+def simultaneous_interval(delta: NDArray) -> tuple[NDArray, NDArray]:
+    """95 % interval of each row's first entry, for all rows together, from its other entries.
+
+    The largest deviation over rows, in standard errors, is within the half-width in 95 % of draws.
+
+    Parameters
+    ----------
+    delta : [h, 1 + draws], a difference and its draws at each of h hook points.
+
+    Returns
+    -------
+    tuple
+        Low and high [h]; nan where more than 5 % of the draws are undefined.
+    """
+    value, drawn = delta[:, 0], delta[:, 1:]
+    whole = np.isfinite(drawn).mean(1) >= 1 - LEVEL
+    nothing = np.full(len(value), np.nan)
+    if not whole.any():
+        return nothing, nothing.copy()
+    known = drawn[whole][:, np.isfinite(drawn[whole]).all(0)]
+    error = known.std(1, ddof=1)
+    spread = np.abs(known - value[whole, None]) / np.where(error > 0, error, 1)[:, None]
+    half = np.percentile(spread.max(0), 100 * (1 - LEVEL)) * error
+    low, high = nothing, nothing.copy()
+    low[whole], high[whole] = value[whole] - half, value[whole] + half
+    return low, high

@@ -25,8 +25,10 @@ from saes.interchange import export_checkpoint, import_checkpoint
 from saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saes.k_sparse import SparseProbing, sparse_probing
 from saes.latents import features
+from saes.matching import LatentMatch, match_latents
 from saes.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from saes.model_rows import ModelRows
+from saes.neuronpedia import export_neuronpedia
 from saes.neurons import neuron_features
 from saes.pairs import PairEvaluation, evaluate_pairs
 from saes.records import Feature, Features
@@ -77,6 +79,7 @@ __all__ = [
     "GatedSAE",
     "JumpReLUConfig",
     "JumpReLUSAE",
+    "LatentMatch",
     "Loss",
     "LossRecovered",
     "MatrixRows",
@@ -106,17 +109,19 @@ __all__ = [
     "evaluate_pairs",
     "explain",
     "export_checkpoint",
+    "export_neuronpedia",
     "feature_absorption",
     "features",
     "first_letters",
     "import_checkpoint",
     "info_nce",
     "loss_recovered",
+    "match_latents",
     "max_cosine",
     "mean_max_cosine",
-    "neuron_features",
     "mixed_logits",
     "moved_text_mean",
+    "neuron_features",
     "seed_stability",
     "sparse_probing",
     "train",

@@ -18,7 +18,14 @@ from saes.base import SAE
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Stability", "max_cosine", "mean_max_cosine", "seed_stability"]
+__all__ = [
+    "Stability",
+    "matched",
+    "max_cosine",
+    "mean_max_cosine",
+    "seed_stability",
+    "unit_directions",
+]
 
 BLOCK = 2**24
 """Most cosines held at once: 128 MiB."""
@@ -146,10 +153,9 @@ def seed_stability(
     Cost: memory for f_a * f_b cosines; time grows with the cube of f (seconds at 4,096).
     """
     first, second = _unit(a, "a"), _unit(b, "b")
-    _same_width(first, second)
     _no_zero(first, "a")
     _no_zero(second, "b")
-    rows, columns, cosine = _match(first, second)
+    rows, columns, cosine = matched(first, second)
     generator = torch.Generator().manual_seed(seed)
     random = [
         _unit(torch.randn(u.shape, generator=generator, dtype=torch.float64), "random")
@@ -167,15 +173,43 @@ def seed_stability(
         shared=float((cosine >= SHARED).mean()),
         mmcs_ab=float(_best(first, second).mean()),
         mmcs_ba=float(_best(second, first).mean()),
-        chance=float(_match(*random)[2].mean()),
+        chance=float(matched(*random)[2].mean()),
         seed=seed,
     )
 
 
-def _match(a: Tensor, b: Tensor) -> tuple[NDArray, NDArray, NDArray]:
+def matched(a: Tensor, b: Tensor) -> tuple[NDArray, NDArray, NDArray]:
+    """Rows of two sets of unit directions, one to one, so that the sum of cosines is largest.
+
+    Returns
+    -------
+    tuple
+            Rows of ``a``, rows of ``b``, and the cosines of the pairs: as many as the smaller has.
+
+    Raises
+    ------
+    ShapeError
+        The widths differ.
+    """
+    _same_width(a, b)
     cosines = (a @ b.T).numpy()
     rows, columns = linear_sum_assignment(cosines, maximize=True)
     return rows, columns, cosines[rows, columns]
+
+
+def unit_directions(directions: Dictionary, which: str) -> tuple[Tensor, Tensor]:
+    """The directions that are not 0, of length 1 in float64, and which rows they are [f].
+
+    Raises
+    ------
+    ShapeError, DataError
+        There is no matrix, something in it is not finite, or all of it is 0; ``which`` names it.
+    """
+    unit = _unit(directions, which)
+    live = ~unit.isnan().any(1)
+    if not live.any():
+        raise DataError(f"all directions of {which} are 0.")
+    return unit[live], live
 
 
 def _unit(directions: Dictionary, which: str) -> Tensor:

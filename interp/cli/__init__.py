@@ -14,6 +14,7 @@ from interp.cli import (
     aqi,
     capture,
     demo,
+    diff,
     doctor,
     facets,
     geometry,
@@ -46,6 +47,7 @@ COMMANDS = {
     "facets": facets.run,
     "geometry": geometry.run,
     "report": report.run,
+    "diff": diff.run,
     "doctor": doctor.run,
 }
 for _name, _run in COMMANDS.items():

@@ -14,6 +14,8 @@ __all__ = ["show"]
 
 TOKENS = 5
 """Tokens of each kind that the table of the logit lens names."""
+CHANGES = 30
+"""Differences between two runs that the table shows."""
 LATENTS = 10
 """Latents that the table of features shows."""
 
@@ -47,6 +49,7 @@ def show(results: "Sequence[Result]") -> None:
         typer.echo("")
         table(f"{result.name}: at {' and '.join(result.at)}", ["question", "number", "value"],
               result.to_frame().values.tolist())  # fmt: skip
+    _differences(results)
 
 
 def _facets(result: Any) -> None:
@@ -61,6 +64,34 @@ def _facets(result: Any) -> None:
     typer.echo(f"{said[result.several]}: p {result.null['p']:.3g} and {result.valley:.2g}{known}")
     for name, reason in result.reasons.items():
         typer.echo(f"{name}: {reason}")
+
+
+def _differences(results: "Sequence[Result]") -> None:
+    """What changed between two runs: by hook point, by latent, and in the options."""
+    kinds = ("depth_difference", "sparsity_difference")
+    found: list[Any] = [r for r in results if r.kind in kinds]
+    for r in found:
+        typer.echo("")
+        what = "accuracy" if r.kind == "depth_difference" else "active neurons"
+        frame = r.to_frame()
+        title = f"{r.name}: {what} of {r.models[1]} (second) less {r.models[0]} (first)"
+        table(title, [str(c) for c in frame.columns], frame.values.tolist())
+    matches: list[Any] = [r for r in results if r.kind == "latent_match"]
+    if matches:
+        typer.echo("")
+        rows = [[r.name, r.n_a, r.n_b, *r.counts.values(), r.mean, r.chance] for r in matches]
+        columns = ["coder", "latents", "latents then", *matches[0].counts, "mean cosine", "chance"]
+        table("latents matched", columns, rows)
+    changed: list[Any] = [r for r in results if r.kind == "run_changes"]
+    for r in changed:
+        typer.echo("")
+        frame = r.to_frame()
+        rows = [
+            [*row[:2], *(str(v)[:40] for v in row[2:4]), row[4]] for row in frame.values.tolist()
+        ]
+        table("what differs", [str(c) for c in frame.columns], rows[:CHANGES])
+        if len(rows) > CHANGES:
+            typer.echo(f"{len(rows) - CHANGES:,} more differences; --out keeps them all.")
 
 
 def _alignments(results: "Sequence[Result]") -> None:

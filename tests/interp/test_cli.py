@@ -30,6 +30,7 @@ COMMANDS = {
     "geometry": "MODEL DATA MEASURE HOOKPOINTS COMPARE OUT POOL BATCH COLUMNS SEED DTYPE MAX "
     "DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
     "report": "RUNS OUT TITLE JSON CONFIG",
+    "diff": "TWO GATE OUT SEED RESUME FORCE JSON CONFIG",
     "doctor": "MODEL DTYPE DEVICE REVISION TRUST JSON CONFIG",
     "sae train": "MODEL DATA SAE_ACTS OUT SAE_CONFIG SAE_TRAINING BOOKS POOL BATCH TEXT PAIRED "
     "SEED DTYPE MAX DEVICE REVISION TRUST RESUME FORCE DRY JSON CONFIG",
@@ -50,6 +51,8 @@ FLAGS = {
     "MODEL": "model",
     "DATA": "data",
     "RUNS": "runs",
+    "TWO": "first second",
+    "GATE": "--fail-if",
     "CHECKPOINT": "path",
     "TO": "--to",
     "MATCH": "match",
@@ -89,7 +92,7 @@ FLAGS = {
     "SAE_READ": "--store --hookpoint -p --target --forward-batch-size",
     "SITE": "--hookpoint -p",
     "SAE_STORE": "--store",
-    "SAE_RECORDS": "--latents --probes --ablate --map --top --context",
+    "SAE_RECORDS": "--latents --probes --ablate --map --top --context --neuronpedia",
     "LATENT": "--latent --prompt --alpha --tokens",
     "SAE_LABELS": "--other --ks --absorption --first-letters --loss",
     "FOLDER": "folder",

@@ -62,6 +62,10 @@ def run(
     layout: Annotated[
         str, typer.Option("--map", help="Of the decoder directions: umap, pca, or none.")
     ] = "umap",
+    neuronpedia: Annotated[
+        str | None,
+        typer.Option(help="Also write the features as Neuronpedia reads them, as a set so named."),
+    ] = None,
     batch_size: o.BatchSize = None,
     text_column: o.TextColumn = None,
     max_length: o.MaxLength = None,
@@ -173,6 +177,9 @@ def run(
                 progress=progress,
             )
         work.add(effect)
+    if neuronpedia is not None:
+        files = saes.export_neuronpedia(found, work.path / "neuronpedia", source=neuronpedia)
+        note(f"for Neuronpedia: {', '.join(str(f) for f in files)}")
     _finish(work, as_json)
 
 
