@@ -205,7 +205,7 @@ def test_wrong_usage_is_2(invoke, failed, folder, data):
     model = folder("gpt2")
     assert "--hookpoints is needed" in failed(2, "capture", model, data)
     says = failed(2, "capture", model, data, "-p", "embed", "--pool", "median")
-    assert "pool must be one of last, first, mean, max, all" in says
+    assert "pool must be one of last, first, mean, weighted_mean, max, all" in says
     says = failed(2, "capture", model, data, "-p", "embed", "--label-column", "lable")
     assert "the data has text, label, city" in says and "did you mean 'label'" in says
     assert "got 'int8'" in failed(2, "capture", model, data, "-p", "embed", "--dtype", "int8")
