@@ -48,6 +48,6 @@ def _alt(result: Maximized, drawn: int) -> str:
     first, last = result.start_activation, result.activation
     return (
         f"{result.objective} over {len(result.trace)} steps of {result.schedule}: {result.n} "
-        f"images start between {first.min():.4g} and {first.max():.4g} and end between {last.min():.4g} "
-        f"and {last.max():.4g}.{rest}"
+        f"images start between {first.min():.4g} and {first.max():.4g} and end between "
+        f"{last.min():.4g} and {last.max():.4g}.{rest}"
     )
