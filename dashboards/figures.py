@@ -20,6 +20,7 @@ from dashboards.facets import facet_map
 from dashboards.features import densities
 from dashboards.flow import flow_figure
 from dashboards.heat import heatmap
+from dashboards.maximized import climb_curves
 from dashboards.sae import density_bars, loss_bars
 from dashboards.sparsity import sparsity_figure
 from dashboards.style import COLOURS, CONFIG, PARTNERS, SCALE, Plot
@@ -35,6 +36,7 @@ from probes.firing import Sparsity
 from probes.flow import Flow
 from probes.layer_pooling import LayerPooling
 from probes.maps import ClusterMap
+from probes.multifaceted.maximized import Maximized
 from probes.multifaceted.record import Facets
 from probes.perturb import Perturbed
 from probes.steering import LogitLens, Steering
@@ -108,5 +110,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     CodePatterns: pattern_dots,
     CodeSteering: steering_bars,
     TokFSMScores: tokfsm_bars,
+    Maximized: climb_curves,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

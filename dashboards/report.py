@@ -74,6 +74,8 @@ KINDS = {
     "code_patterns": "codes of patterns",
     "codebook_steering": "codes put in",
     "tokfsm": "finite-state language",
+    "maximized": "images that fire it",
+    "facet_scores": "scores of facet images",
 }
 """Kinds of result in words, for headings."""
 UNITS = {
@@ -82,6 +84,8 @@ UNITS = {
     "density_curve": "answers",
     "hidden_flow": "tokens",
     "facets": "inputs",
+    "maximized": "images",
+    "facet_scores": "facets",
 }
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {
