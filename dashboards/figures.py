@@ -25,6 +25,7 @@ from dashboards.flow import flow_figure
 from dashboards.geometry import geometry_figure
 from dashboards.heat import heatmap
 from dashboards.information import infomec_figure, plane_figure
+from dashboards.maximized import climb_curves
 from dashboards.prototypes import prototype_figure, recall_figure
 from dashboards.removal import patching_figure, removal_figure
 from dashboards.sae import density_bars, loss_bars
@@ -48,6 +49,7 @@ from probes.layer_pooling import LayerPooling
 from probes.layered import Geometry
 from probes.maps import ClusterMap
 from probes.merging import FeatureComplexity
+from probes.multifaceted.maximized import Maximized
 from probes.multifaceted.record import Facets
 from probes.perturb import Perturbed
 from probes.plane import InformationPlane
@@ -147,5 +149,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     TokenPatching: patching_figure,
     Prototypes: prototype_figure,
     Recall: recall_figure,
+    Maximized: climb_curves,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

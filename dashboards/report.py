@@ -122,6 +122,8 @@ KINDS = {
     "removal_curve": "input removal",
     "token_patching": "token patching",
     "recall": "associative recall",
+    "maximized": "images that fire it",
+    "facet_scores": "scores of facet images",
 }
 """Kinds of result in words, for headings."""
 UNITS = {
@@ -138,6 +140,8 @@ UNITS = {
     "latent_match": "latents and pairs",
     "run_changes": "differences",
     "sparsity_difference": "tokens",
+    "maximized": "images",
+    "facet_scores": "facets",
 }
 """Kinds of result whose n is no number of rows."""
 READING: dict[type[Result], Callable[[Any], str]] = {

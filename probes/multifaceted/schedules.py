@@ -172,18 +172,27 @@ def maco(
     rate: float = 1.0,
     *,
     crops: int = 32,
+    side: Ramp = (0.5, 0.05),
     noise: float = 0.08,
     canvas: float = 512 / 224,
     magnitude: Tensor | None = None,
 ) -> Schedule:
     """Phases alone, at fixed magnitudes, and NAdam on random crops.
 
+    Parameters
+    ----------
+    crops, side, noise : views of a step, their side at the first and last one as a share of the
+        picture's, and the deviation of the noise. A model of small images knows no such details:
+        at 32 pixels ``side=(1.0, 0.6)`` and ``canvas=1`` fire a logit and the defaults do not.
+    canvas : side of the picture over that of the model's input.
+    magnitude : of natural images at the picture's size (`images.magnitude`).
+
     Source: Fel et al. 2023, "Unlocking Feature Visualization for Deeper Networks with MAgnitude
     Constrained Optimization" (arXiv 2306.06805); constants of Xplique's code.
     Differs: the magnitudes are those of images you give (`images.magnitude`), of the start, or
     1 / f, where theirs are ImageNet's.
     """
-    views = Views(count=crops, side=(0.5, 0.05), side_sd=0.05, centre_sd=0.15, noise=noise)
+    views = Views(count=crops, side=side, side_sd=0.05, centre_sd=0.15, noise=noise)
     return Schedule(
         name="maco",
         parameterisation="maco",

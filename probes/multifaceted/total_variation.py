@@ -36,8 +36,8 @@ def denoise_tv(
     Degenerate: a constant image is itself.
     Source: scikit-image's ``denoise_tv_bregman`` (Goldstein and Osher 2009; Bush 2011), its
     shrinkage and its edges; rows give its numbers, within rounding.
-    Differs: the checkerboard tends to the same image; after so few sweeps it lies within a few
-    hundredths of what smoothing changes (`examples/LOG.md`).
+    Differs: the checkerboard tends to the same image; after so few sweeps it is within .2 grey
+    levels on natural images (`examples/LOG.md`).
     """
     if not weight > 0:
         raise ParameterError(f"denoise_tv takes a weight above 0; got {weight}.")

@@ -34,7 +34,7 @@ from probes.multifaceted.words import distinctive_words, snippet
 __all__ = ["facets"]
 
 N_TOP = 1000
-EXAMPLES = 8
+EXAMPLES = 6
 SNIPPETS = 5
 SAME = 4
 """Snippets that agree in so many tokens before the one that fires are shown once."""

@@ -277,3 +277,27 @@ def test_what_cannot_be_done_is_refused_in_a_sentence():
     with pytest.raises(ModelError, match=r"output\[0\] becomes NaN or infinity"):
         probes.maximize(net, o.logit(0), size=8)
     assert all(len(m._forward_hooks) == 0 for m in net.modules())
+
+
+@pytest.mark.real
+def test_images_fire_a_logit_and_a_hidden_channel_of_resnet20_more_than_any_real_image(real):
+    model = interp.load(f"{real / 'resnet20.py'}:load")
+    data = interp.read(f"{real / 'resnet20.py'}:images")
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    column = (-1, 1, 1)
+    images = data.inputs * torch.tensor(std).view(column) + torch.tensor(mean).view(column)
+    images = images.clamp(0, 1)
+    for objective in (o.logit(8), o.channel("layer3.1.relu2", 5)):
+        options = {"normalise": (mean, std)}
+        values = probes.objective_values(model, images, objective, batch_size=200, **options)
+        if objective.hookpoints == ("output",):
+            with torch.no_grad():
+                logits = model.module(data.inputs[:50])[:, 8]
+            np.testing.assert_allclose(values[:50], logits, atol=1e-3)
+        best = values.argsort()[::-1][:45].copy()
+        starts = images[best].view(3, 15, 3, 32, 32).mean(1)
+        for schedule in (schedules.lucid(steps=48), schedules.mfv_mean(corrected=True)):
+            found = probes.maximize(model, objective, starts=starts, schedule=schedule, **options)
+            assert (found.start_activation < values.max()).all()
+            assert (found.activation > values.max()).all()
+            assert not found.reasons

@@ -1,0 +1,53 @@
+"""How images climbed: the objective over the steps, a curve an image."""
+
+import numpy as np
+
+from dashboards.html import label
+from dashboards.style import Plot, f32, house, light
+from probes.multifaceted.maximized import Maximized
+
+__all__ = ["climb_curves"]
+
+LOOKS = ("curve", "bag", "shuffled", "untrained", "features")
+"""Colours of the curves, in turn."""
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+"""Each round of colours has a dash of its own."""
+MOST = 25
+"""Curves that a figure tells apart."""
+
+
+def climb_curves(result: Maximized) -> Plot:
+    """The objective of each image at each step, as the model saw it then.
+
+    Parameters
+    ----------
+    result : of `probes.maximize`; of more than 25 images the first are drawn.
+    """
+    fig = Plot()
+    steps = f32(np.arange(len(result.trace)))
+    drawn = min(result.n, MOST)
+    for i in range(drawn):
+        look, dash = LOOKS[i % len(LOOKS)], DASHES[i // len(LOOKS)]
+        fig.add_scatter(
+            x=steps,
+            y=f32(result.trace[:, i]),
+            name=f"image {i}",
+            mode="lines" if len(steps) > 1 else "markers",
+            line={"color": light(look), "width": 2, "dash": dash},
+            hovertemplate="%{y:.4g}",
+        )
+    house(fig, label(f"{result.name}, {result.schedule}"), alt=_alt(result, drawn))
+    fig.update_xaxes(title_text="step", rangemode="tozero")
+    fig.update_yaxes(title_text=label(result.objective, 40))
+    fig.update_layout(hovermode="x unified")
+    return fig
+
+
+def _alt(result: Maximized, drawn: int) -> str:
+    rest = "" if drawn == result.n else f" The first {drawn} of {result.n} images are drawn."
+    first, last = result.start_activation, result.activation
+    return (
+        f"{result.objective} over {len(result.trace)} steps of {result.schedule}: {result.n} "
+        f"images start between {first.min():.4g} and {first.max():.4g} and end between "
+        f"{last.min():.4g} and {last.max():.4g}.{rest}"
+    )
