@@ -247,3 +247,21 @@ def test_a_capture_resumes_bit_for_bit_and_refuses_another(clip, pairs, tmp_path
 def test_a_plan_writes_nothing(clip, pairs, tmp_path):
     plan = PairCapture(clip, pairs).plan()
     assert (plan.rows, plan.bytes) == (7, 7 * 2 * 16 * 4) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "llava"])
+def test_what_is_captured_trains_and_gives_concepts(request, pairs, name):
+    import saes
+
+    model = request.getfixturevalue(name)
+    points = "text.resid_pre.1" if name == "llava" else None
+    store = interp.capture_pairs(model, pairs, points)
+    sides = store.manifest["pairs"]
+    both = (store[sides["image"]], store[sides["text"]])
+    config = saes.VLConfig(n_latents=6, k=2)
+    sae = saes.train(both, config, steps=3, batch_size=7, backend="eager")
+    found = saes.concepts(sae, store, pairs, top=2)
+    assert found.n == 7 and found.image_fires.sum() == found.text_fires.sum() == 14
+    assert found.names == {}, "seven texts of random words name nothing"
+    explained = saes.explain(sae, found, image=both[0][0], text=both[1][0])
+    assert explained.of == "pair" and (explained.scores > 0).all()
