@@ -4,7 +4,7 @@ import numpy as np
 
 from dashboards import tables
 from dashboards.html import label
-from dashboards.lines import add_cells, add_line, axis_names, said
+from dashboards.lines import LOOKS, add_cells, add_line, axis_names, said
 from dashboards.style import Plot, depth_axis, f32, house, light
 from probes.explained import VarianceExplained
 from probes.merging import FeatureComplexity
@@ -29,12 +29,12 @@ def explained_figure(result: VarianceExplained) -> Plot:
     """
     fig, x = Plot(), np.arange(len(result.layers))
     for i, feature in enumerate(result.features):
-        add_line(fig, x, result.raw[:, i], feature, i, " %{y:.3f}", legendgroup=feature)
+        add_line(fig, x, result.raw[:, i], feature, i, " %{y:.3f}", legendgroup=f"f{i}")
         fig.add_scatter(
-            x=f32(x), y=f32(result.standardised[:, i]), mode="markers", legendgroup=feature,
+            x=f32(x), y=f32(result.standardised[:, i]), mode="markers", legendgroup=f"f{i}",
             name=f"{label(feature, 30)}, each unit alike", showlegend=len(result.features) < 4,
             marker={"symbol": "circle-open", "size": 9, "line": {"width": 2},
-                    "color": fig.data[-1].line.color},
+                    "color": light(LOOKS[i % len(LOOKS)][0])},
             hovertemplate=label(feature, 30) + ", each unit alike %{y:.3f}<extra></extra>",
         )  # fmt: skip
     if len(result.features) > 1:

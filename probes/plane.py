@@ -16,8 +16,8 @@ from probes.information import (
     Information,
     check_labels,
     kernel_information,
-    mean_variance,
     observed_range,
+    total_variance,
 )
 from probes.layers import as_layers, origin
 
@@ -93,6 +93,8 @@ def information_plane(
     width: float | None = None,
     noise: float = 0.1,
     relative: bool = False,
+    most: int | None = None,
+    seed: int = 0,
     name: str = "information plane",
 ) -> InformationPlane:
     """I(X;T) and I(T;Y) of every layer, by binning or by a kernel; also over training steps.
@@ -107,8 +109,9 @@ def information_plane(
     bins, ends : equal bins between two ends; without ends between the least and the greatest value
         of each layer at each step, so that the bins move with the layer.
     width : instead, bins of this width from 0 on.
-    noise, relative : of the kernel, its variance; relative to the mean variance of the layer's
-        units where asked.
+    noise, relative : of the kernel, its variance in each unit; relative to the layer's variance,
+        summed over its units, where asked: wide layers are full at any noise that is not.
+    most, seed : rows that are read of each layer, drawn by the seed where there are more.
 
     Range: bits, 0 to log2 n (xt) and to the labels' entropy (ty); higher says more.
     Degenerate: nan, with the reason under ``"layer, step"``, for rows that are not finite, and for
@@ -136,11 +139,15 @@ def information_plane(
     sizes = {len(X) for layers in held for X in layers.values()}
     if any(tuple(layers) != names for layers in held) or len(sizes) > 1:
         raise ShapeError("every step needs the same layers and rows as the first one.")
-    label_entropy = check_labels(y, held[0])
+    label_entropy, n = check_labels(y, held[0]), sizes.pop()
+    if most is not None and most < n:
+        rows = np.sort(np.random.default_rng(seed).permutation(n)[:most])
+        held = [{k: X[rows] for k, X in layers.items()} for layers in held]
+        y, n = None if y is None else np.asarray(y)[rows], most
 
     def measure(X: Any) -> Information:
         if method == "kernel":
-            scale = mean_variance(X) if relative else 1.0
+            scale = total_variance(X) if relative else 1.0
             return kernel_information(X, y, noise=noise * scale if scale > 0 else noise)
         low, high = ends or ((0.0, 0.0) if width else observed_range(X))
         finite = np.isfinite([low, high]).all()
@@ -150,7 +157,7 @@ def information_plane(
 
     found = [[measure(X) for X in layers.values()] for layers in held]
     numbers = np.array(found, dtype=object)[..., :5].astype(np.float64)
-    n, at = sizes.pop(), tuple(steps) if steps is not None else (0,)
+    at = tuple(steps) if steps is not None else (0,)
     setting = (
         {"noise": noise, "relative": relative}
         if method == "kernel"
