@@ -85,7 +85,7 @@ def _geometry(result: Any) -> None:
     columns = ["hookpoint", "width", *result.values]
     typer.echo("")
     if not result.values:
-        typer.echo(f"{result.name}: {', '.join(result.measures)} are in the report")
+        typer.echo(f"{result.name}: in the report {', '.join(result.measures)}")
         return
     table(f"{result.name}: geometry by layer, {result.n:,} rows", columns,
           result.to_frame()[columns].values.tolist())  # fmt: skip
