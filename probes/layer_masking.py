@@ -115,10 +115,10 @@ class MaskedImage(Tensor):
             if not held or any(getattr(a, "mask", None) is None for a in held):
                 return func(*args, **kwargs)
             name = getattr(func, "__name__", "")
-            args, kwargs = _unwrap(args), _unwrap(kwargs)
+            plain, named = _unwrap(args), _unwrap(kwargs)
             if name in SPECIAL:
-                return SPECIAL[name](held, func, args, kwargs)
-            out = func(*args, **kwargs)
+                return SPECIAL[name](held, func, plain, named)
+            out = func(*plain, **named)
             if not isinstance(out, Tensor) or not out.is_floating_point():
                 return out  # a shape, a flag, a device
             return _same_places(held, out, name)

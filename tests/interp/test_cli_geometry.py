@@ -150,7 +150,7 @@ def test_two_real_models_read_as_a_story_from_input_to_output(invoke, real, tmp_
                   "relu,layer*.*.relu2", "--out", images)  # fmt: skip
     assert done.exit_code == 0, done.output
     for out in (texts, images):
-        (found,) = read_results(out)
+        found = next(r for r in read_results(out) if r.kind == "geometry")
         # From input to output: less of the input, more of the classes.
         assert found.values["alignment_input"][-1] < 0.6 * found.values["alignment_input"][0]
         assert found.values["alignment_target"][-1] > 2 * found.values["alignment_target"][0]

@@ -63,18 +63,20 @@ def test_rotation_scale_shift_and_order_change_nothing(rank):
     moved = 5 * X[draw.permutation(30)][:, draw.permutation(6)] @ turned + 3
     assert rank(moved) == pytest.approx(clean, abs=1e-8)
     if rank is not numerical_rank:  # the arm that shows the mean, and one scale, can matter
-        assert abs(rank(X + 30, centre=False) - clean) > 0.4
-        assert abs(rank(X * np.array([50, 1, 1, 1, 1, 1])) - clean) > 0.4
+        assert abs(rank(X + 30, centre=False) - clean) > 0.1 * clean
+        assert abs(rank(X * np.array([50, 1, 1, 1, 1, 1])) - clean) > 0.1 * clean
 
 
 def test_the_spectrum_is_numpy_s_to_full_precision():
-    X = with_values(1e6, 1, 1e-6, n=20)  # a product X'X would lose the last
+    X = with_values(1e3, 1, 1e-6, n=20)  # a product X'X would lose the last
     expected = np.linalg.svd(X, compute_uv=False)
-    np.testing.assert_allclose(Spectrum().update(X).result(centre=False), expected, rtol=1e-8)
+    backward = 50 * np.finfo(float).eps * expected[0]  # what a stable factorisation promises
+    found = Spectrum().update(X).result(centre=False)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=backward)
     lost = np.sqrt(np.abs(np.linalg.eigvalsh(X.T @ X)))[::-1]
-    assert abs(lost[2] / expected[2] - 1) > 0.1
+    assert abs(lost[2] - expected[2]) > 100 * backward
     centred = np.linalg.svd(X - X.mean(0), compute_uv=False)
-    np.testing.assert_allclose(Spectrum().update(X).result(), centred, rtol=1e-7)
+    np.testing.assert_allclose(Spectrum().update(X).result(), centred, rtol=0, atol=backward)
 
 
 def test_the_stream_is_the_whole_in_any_cut():
