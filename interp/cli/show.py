@@ -34,7 +34,24 @@ def show(results: "Sequence[Result]") -> None:
     _coders(results)
     for result in (r for r in results if r.kind == "sae_features"):
         _features(result)
+    _codebooks(results)
     _alignments(results)
+
+
+def _codebooks(results: "Sequence[Result]") -> None:
+    """What codebooks cost, the codes of patterns, and what a code that was put in does."""
+    for training in (r.metrics() for r in results if r.kind == "codebook_training"):
+        typer.echo("")
+        for which, loss in training["held_out"].items():
+            typer.echo(f"held-out loss, {which}: {loss:.3f} nats a token")
+    for found in (r.metrics()["best"] for r in results if r.kind == "code_patterns"):
+        columns = ["hookpoint", "code", "precision", "recall", "neuron_precision", "share"]
+        rows = [[pattern, *(row[c] for c in columns)] for pattern, row in found.items()]
+        names = ["pattern", "at", "code", "precision", "recall", "neuron's precision", "chance"]
+        table("codes of patterns, on texts that did not choose them", names, rows)
+    for steered in (r for r in results if r.kind == "codebook_steering"):
+        counts = ", ".join(f"{k} {v}" for k, v in steered.metrics()["counts"].items())
+        typer.echo(f"texts of {steered.n} that hold a match, by the codes put in: {counts}")
 
 
 def _alignments(results: "Sequence[Result]") -> None:
