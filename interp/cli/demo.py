@@ -9,6 +9,7 @@ import typer
 from interp.cli import options as o
 from interp.cli.aqi import Alignment, best_layer
 from interp.cli.capture import show_plan
+from interp.cli.demo_codes import learn_codes
 from interp.cli.geometry import kept, measure_store
 from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note, say_notes
@@ -90,6 +91,7 @@ def run(
     _learn(started, model, seed)
     _facet(started, seed)
     _share(started, seed)
+    learn_codes(started, model.spec, sets[-1], seed)
     path = finish(started, "What pylm represents")
     if as_json:
         emit(metrics(started.results))

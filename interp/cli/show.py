@@ -42,6 +42,7 @@ def show(results: "Sequence[Result]") -> None:
         _concepts(result)
     for result in (r for r in results if r.kind == "vl_explanation"):
         _explained(result)
+    _codebooks(results)
     _alignments(results)
     for result in (r for r in results if r.kind == "geometry"):
         _geometry(result)
@@ -92,6 +93,22 @@ def _differences(results: "Sequence[Result]") -> None:
         table("what differs", [str(c) for c in frame.columns], rows[:CHANGES])
         if len(rows) > CHANGES:
             typer.echo(f"{len(rows) - CHANGES:,} more differences; --out keeps them all.")
+
+
+def _codebooks(results: "Sequence[Result]") -> None:
+    """What codebooks cost, the codes of patterns, and what a code that was put in does."""
+    for training in (r.metrics() for r in results if r.kind == "codebook_training"):
+        typer.echo("")
+        for which, loss in training["held_out"].items():
+            typer.echo(f"held-out loss, {which}: {loss:.3f} nats a token")
+    for found in (r.metrics()["best"] for r in results if r.kind == "code_patterns"):
+        columns = ["hookpoint", "code", "precision", "recall", "neuron_precision", "share"]
+        rows = [[pattern, *(row[c] for c in columns)] for pattern, row in found.items()]
+        names = ["pattern", "at", "code", "precision", "recall", "neuron's precision", "chance"]
+        table("codes of patterns, on texts that did not choose them", names, rows)
+    for steered in (r for r in results if r.kind == "codebook_steering"):
+        counts = ", ".join(f"{k} {v}" for k, v in steered.metrics()["counts"].items())
+        typer.echo(f"texts of {steered.n} that hold a match, by the codes put in: {counts}")
 
 
 def _alignments(results: "Sequence[Result]") -> None:

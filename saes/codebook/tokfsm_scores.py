@@ -1,7 +1,7 @@
 """A model of TokFSM judged: against the Bayes floor, by its states, and by what its codes do."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -57,8 +57,8 @@ class TokFSMScores(Result):
     interchange : codes taken -> JSD to the run that they come from, over that without.
     states : means over states of the best code's and the best neuron's precision and recall, on
         walks that did not choose them; empty without codebooks.
-    forced : ``"codes"``, ``"clean"``, ``"random codes"`` -> (steps to a next state of the state
-        whose codes were put in, trials).
+    forced : conditions of `force_states` -> (steps to a next state of the state whose codes were
+        put in, trials).
     """
 
     kind: ClassVar[str] = "tokfsm"
@@ -220,8 +220,10 @@ def force_states(
 
     The model reads a state a and says the next one, drawn at temperature 1, while at a's last digit
     all codebooks choose what they choose after another state b. A success is a step to a next state
-    of b. ``"clean"`` is without, ``"random codes"`` with codes drawn from those that any state
-    has.
+    of b. The model reads a's digits themselves too, and can make a's state anew at the next one: so
+    ``"codes of all digits"`` also takes, at each digit that it says, the codes after b and that
+    digit. ``"clean"`` is without; ``"random codes"``, and those ``"of all digits"``, are of random
+    states, a state of its own for each group.
 
     Returns
     -------
@@ -231,20 +233,24 @@ def force_states(
     generator = seeded(seed, "force")
     a = torch.randint(fsm.n_states, (n,), generator=generator)
     b = (a + torch.randint(1, fsm.n_states, (n,), generator=generator)) % fsm.n_states
-    run, at = state_tokens(fsm, a), fsm.digits
-    theirs = books.codes(state_tokens(fsm, b))
-    every = books.codes(state_tokens(fsm, torch.arange(fsm.n_states)))
-    drawn = {}
-    for name, ids in theirs.items():
-        state = torch.randint(fsm.n_states, ids.shape[2:3] + (n,), generator=generator)
-        pool = every[name][:, at].cpu()  # a state of its own for each group
-        rows = torch.stack([pool[s, g] for g, s in enumerate(state)], 1)
-        drawn[name] = ids.clone()
-        drawn[name][:, at] = rows.to(ids.device)
+    others = torch.randint(fsm.n_states, (n,), generator=generator)
+    orders = {
+        name: [torch.randperm(n, generator=generator) for _ in range(books[name].config.groups)]
+        for name in books.names
+    }
+    run = state_tokens(fsm, a)
     found = {}
-    for condition, ids in (("codes", theirs), ("clean", {}), ("random codes", drawn)):
-        with patched(books, ids, [at]):
-            said = _continue(books, run, fsm.digits, seeded(seed, "said", condition))
+    for condition, source, shuffled, every in (
+        ("codes", b, {}, False),
+        ("codes of all digits", b, {}, True),
+        ("clean", None, {}, False),
+        ("random codes", others, orders, False),
+        ("random codes of all digits", others, orders, True),
+    ):
+        taken = None if source is None else state_tokens(fsm, source)
+        said = _continue(
+            books, run, taken, shuffled, fsm.digits, seeded(seed, "said", condition), every=every
+        )
         hits = 0
         for state, digits in zip(b.tolist(), said.tolist(), strict=True):
             spelt = fsm.states(digits)
@@ -253,16 +259,39 @@ def force_states(
     return found
 
 
-def _continue(books: Codebooks, ids: Tensor, tokens: int, generator: torch.Generator) -> Tensor:
-    """New tokens [n, tokens]; each forward reads the whole, so that positions stay."""
-    start = ids.shape[1]
-    ids = ids.to(books.model.device)
+def _continue(
+    books: Codebooks,
+    run: Tensor,
+    source: Tensor | None,
+    orders: Mapping[str, Sequence[Tensor]],
+    tokens: int,
+    generator: torch.Generator,
+    *,
+    every: bool,
+) -> Tensor:
+    """New tokens [n, tokens] of a run, under the codes of a source that says the same ones.
+
+    Codes are taken at the run's last token, with ``every`` also at those that are new; ``orders``
+    exchanges rows within each group of a codebook. Each forward reads the whole, so that positions
+    stay.
+    """
+    device, at = books.model.device, run.shape[1] - 1
+    said = run[:, :0]
     with evaluating(books.model.module), torch.no_grad():
         for _ in range(tokens):
-            logits = books.model({"input_ids": ids}).logits[:, -1].float().cpu()
+            ids: dict[str, Tensor] = {}
+            if source is not None:
+                ids = books.codes(torch.cat([source, said], 1).to(device))
+            for name, order in orders.items():
+                rows = [ids[name][rows.to(device), :, g] for g, rows in enumerate(order)]
+                ids[name] = torch.stack(rows, 2)
+            last = at + said.shape[1] if every else at
+            with patched(books, ids, range(at, last + 1)):
+                inputs = torch.cat([run, said], 1).to(device)
+                logits = books.model({"input_ids": inputs}).logits[:, -1].float().cpu()
             new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-            ids = torch.cat([ids, new.to(ids.device)], 1)
-    return ids[:, start:].cpu()
+            said = torch.cat([said, new], 1)
+    return said
 
 
 def _read(books: Codebooks, tokens: Tensor) -> tuple[dict[str, NDArray], NDArray]:

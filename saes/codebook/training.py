@@ -120,7 +120,7 @@ def train_codebooks(
         decay_steps=steps // 5 if decay_steps is None else decay_steps,
     )
     if model_lr is None:
-        model_lr = lr / 3 if init == "kmeans" else lr
+        model_lr = lr / 3 if init == "kmeans" and books.names else lr
     settings = {
         "batches": batches.identity(),
         "books": {n: books[n].config.to_dict() for n in books.names},

@@ -50,6 +50,8 @@ def test_scores_of_a_model_that_knows_its_machine(learnt, tmp_path):
     assert found.states["states"] == 9 and found.states["code recall"] > 0.2
     codes, clean, random = (found.forced[k][0] / 60 for k in ("codes", "clean", "random codes"))
     assert codes > 0.6 and codes > clean + 0.2 and codes > random + 0.2
+    both, apart = (found.forced[f"{k} of all digits"][0] for k in ("codes", "random codes"))
+    assert both / 60 > codes - 0.1 and both > apart + 12
     assert Result.load(found.save(tmp_path / "scores.json")).metrics() == found.metrics()
     json.dumps(found.metrics(), allow_nan=False)
     frame = found.to_frame().set_index("measure")
