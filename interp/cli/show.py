@@ -46,7 +46,8 @@ def show(results: "Sequence[Result]") -> None:
     _alignments(results)
     for result in (r for r in results if r.kind == "geometry"):
         _geometry(result)
-    for result in (r for r in results if r.kind == "spaces"):
+    spaces: list[Any] = [r for r in results if r.kind == "spaces"]
+    for result in spaces:
         typer.echo("")
         table(f"{result.name}: at {' and '.join(result.at)}", ["question", "number", "value"],
               result.to_frame().values.tolist())  # fmt: skip

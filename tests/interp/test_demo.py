@@ -65,13 +65,11 @@ def test_importing_the_package_is_light():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(
-        ParameterError, match="demo:pyml is no demo model; there is digits, pylm .*'pylm'"
-    ):
+    says = "demo:pyml is no demo model; there is digits, digits-clip, pylm .*'pylm'"
+    with pytest.raises(ParameterError, match=says):
         interp.demo.model_path("pyml")
-    with pytest.raises(
-        ParameterError, match=r"demo:x is no demo data set; there is digits, facts, python\."
-    ):
+    known = r"digits, digits-clip, facts, python\."
+    with pytest.raises(ParameterError, match=f"demo:x is no demo data set; there is {known}"):
         interp.demo.dataset("x")
     with pytest.raises(ParameterError, match="at least 30 rows, got n=3"):
         interp.demo.dataset("python", n=3)
@@ -84,8 +82,9 @@ def test_every_name_of_the_tables_is_there(facts, python):
     for name in interp.demo.DATA:
         if name == "digits":  # images, which test_handwriting.py looks at
             continue
-        data = {"facts": facts, "python": python}[name]
-        assert data.name == name and data.inputs == data.rows["text"].tolist()
+        data = {"facts": facts, "python": python}.get(name) or interp.demo.dataset(name)
+        texts = [i[1] for i in data.inputs] if data.kind == "pair" else data.inputs
+        assert data.name == name and texts == data.rows[data.text_column].tolist()
         assert len(data) == len(data.rows) and set(data.labels) == set(data.about)
         assert data.group in data.rows
     assert facts.rows["text"].is_unique
@@ -93,8 +92,9 @@ def test_every_name_of_the_tables_is_there(facts, python):
 
 
 def test_the_package_stays_small():
-    files = [p for p in (ROOT / "interp" / "demo").rglob("*") if "__pycache__" not in p.parts]
-    assert 1e6 < sum(p.stat().st_size for p in files if p.is_file()) < 5e6
+    for name, least, most in (("pylm", 1e6, 5e6), ("digits-clip", 1e5, 1e6)):
+        files = interp.demo.model_path(name).rglob("*")
+        assert least < sum(p.stat().st_size for p in files if p.is_file()) < most
 
 
 # held-out files

@@ -178,6 +178,7 @@ def run(
             )
         work.add(effect)
     if neuronpedia is not None:
+        assert isinstance(found, saes.Features)  # noqa: S101  what a run holds under that name
         files = saes.export_neuronpedia(found, work.path / "neuronpedia", source=neuronpedia)
         note(f"for Neuronpedia: {', '.join(str(f) for f in files)}")
     _finish(work, as_json)
