@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from interp.cli.shell import bar, note
 from interp.errors import InterpError, ModelError, ParameterError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from interp.capturing import Capture
     from interp.data import Dataset
     from interp.models import Model
+    from interp.pooling import Pool
     from interp.runs import Run
     from interp.store import ActivationStore
     from probes import ConceptDepth
@@ -97,6 +98,11 @@ class Study:
         concept = probes.concept_name(self.data.name, label)
         return f"{self.short}/{concept}" if self.short else concept
 
+    @property
+    def pool(self) -> "Pool":
+        """How the capture pools positions."""
+        return cast("Pool", self.work.pool)
+
     def depths(self) -> None:
         """Concept depth of every label, saved as it comes."""
         import probes
@@ -172,7 +178,7 @@ class Study:
                         self.data,
                         depth,
                         answers={c: answers[c] for c in depth.classes if c in answers} or None,
-                        pool=self.work.pool,
+                        pool=self.pool,
                         batch_size=self.settings.batch_size,
                         max_length=self.settings.max_length,
                         seed=self.settings.seed,
@@ -212,7 +218,7 @@ class Study:
                 labels=missing,
                 groups=self.data.group,
                 hookpoints=[p.name for p in self.work.points],
-                pool=self.work.pool,
+                pool=self.pool,
                 batch_size=self.settings.batch_size,
                 max_length=self.settings.max_length,
                 clean=self._depths(),
@@ -264,7 +270,7 @@ class Study:
         names = [p.name for p in self.work.points]
         settings = self.settings
         work = Capture(
-            fresh, self.data, names, self.work.pool, settings.batch_size, None, settings.max_length
+            fresh, self.data, names, self.pool, settings.batch_size, None, settings.max_length
         )
         folder = self.folder.with_name(self.folder.name + ".random")
         with bar(f"capturing {self.title}, random weights") as progress:
