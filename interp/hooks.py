@@ -39,11 +39,11 @@ def hooked(
 def hook(
     module: nn.Module, points: Sequence[HookPoint], fn: Seen, *, first: bool = False
 ) -> list[RemovableHandle]:
-    """Set the hooks of `hooked` until each of the handles is removed."""
+    """Set the hooks of `hooked` until each of the handles is removed: all of them, or none."""
     modules = dict(module.named_modules())
+    targets = [(point, modules[point.module]) for point in points]  # what is missing fails here
     handles: list[RemovableHandle] = []
-    for point in points:
-        target = modules[point.module]
+    for point, target in targets:
         if point.side == "in":
             handle = target.register_forward_pre_hook(
                 partial(_on_input, point, fn), with_kwargs=True, prepend=first

@@ -329,7 +329,7 @@ def test_a_shared_module_has_no_one_activation(tiny, tokenizer, texts):
         (["w3", ""], {}, DataError, "row 1 of data has no token"),
         (["w3", None], {}, DataError, "data must be"),
         ([], {}, DataError, "no rows"),
-        (["w3"], {"pool": "median"}, ParameterError, "last, first, mean, max, all"),
+        (["w3"], {"pool": "median"}, ParameterError, "last, first, mean, weighted_mean, max, all"),
         (["w3"], {"batch_size": 0}, ParameterError, "at least 1"),
         (["w3"], {"dtype": "int8"}, ParameterError, "float16, bfloat16"),
         (["w3"], {"max_length": 65}, ParameterError, "at most 64"),
@@ -423,8 +423,8 @@ def test_positions_of_a_feature_map_are_its_tokens():
     assert every.rows_of("1")["document"].tolist() == [i for i in range(7) for _ in range(36)]
     with pytest.raises(StoreError, match="rows_of"):
         _ = every.rows
-    for how in ("last", "first"):
-        with pytest.raises(ParameterError, match=f"1 is a feature map .* no {how} one"):
+    for how in ("last", "first", "weighted_mean"):
+        with pytest.raises(ParameterError, match=f"1 is a feature map .* no order, as {how} needs"):
             interp.capture(model, x, "1", pool=how)
 
 
