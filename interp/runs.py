@@ -31,6 +31,7 @@ __all__ = [
     "find_run",
     "plain",
     "read_results",
+    "slug",
     "sweep",
     "versions",
     "write_bytes",
@@ -212,7 +213,7 @@ class Run:
         self.results.append(result)
 
     def _result(self, kind: str, name: str) -> Path:
-        return self.path / "results" / f"{kind}.{_slug(name)}.json"
+        return self.path / "results" / f"{kind}.{slug(name)}.json"
 
     def finish(self) -> None:
         """Write ``metrics.json`` and the manifest; the run is then whole."""
@@ -235,7 +236,7 @@ def metrics(results: "Iterable[Result]") -> dict[str, Any]:
     return table
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A file name for a result's name; a changed one carries a hash: no two share a file."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)[:80]
     return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -18,6 +18,9 @@ def run(
         Path | None, typer.Option(help="The HTML file; else report.html in the first run.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Also each figure as PNG and SVG into this folder.")
+    ] = None,
     as_json: o.Json = False,
     config: o.Config = None,
 ) -> None:
@@ -29,10 +32,12 @@ def run(
     name = title or f"Report of {', '.join(r.name for r in runs)}"
     report = dashboards.Report(results, title=name, command=command_of(runs))
     path = report.write(out or runs[0] / "report.html")
+    files = [] if figures is None else dashboards.save_figures(results, figures)
     if as_json:
-        emit({"path": str(path), "bytes": path.stat().st_size, "results": len(results)})
+        numbers = {"bytes": path.stat().st_size, "results": len(results)}
+        emit({"path": str(path), **numbers, "figures": [str(f) for f in files]})
     else:
-        typer.echo(f"report: {path}")
+        typer.echo(f"report: {path}" + (f"; {len(files)} figures in {figures}" if files else ""))
 
 
 def command_of(runs: Sequence[Path]) -> str | None:
