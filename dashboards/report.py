@@ -34,6 +34,7 @@ from dashboards.headlines import glossary, headlines
 from dashboards.information import infomec_reading, plane_reading
 from dashboards.journey import journey
 from dashboards.layers import layer_views
+from dashboards.overview import analyses
 from dashboards.prototypes import prototype_reading, recall_reading
 from dashboards.removal import patching_reading, removal_reading
 from dashboards.sae import density_reading, recovered_reading
@@ -350,15 +351,7 @@ def _overview(results: Sequence[Result]) -> list[html.Part]:
     parts += [concept_headline(r, ids[id(r)]) for r in others if isinstance(r, Concepts)]
     if others:
         titles = {id(r): title for r, title in zip(results, _titles(results), strict=True)}
-        rows = tuple(
-            (
-                html.Link(titles[id(r)], ids[id(r)]),
-                f"{r.n:,} {UNITS.get(r.kind, 'rows')}",
-            )
-            for r in others[: tables.ROWS]
-        )
-        columns = (html.Column("analysis"), html.Column("over", True))
-        parts.append(html.Table("Other results", columns, rows))
+        parts.append(analyses(others, titles, ids, UNITS))
     return parts
 
 
