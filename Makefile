@@ -37,6 +37,8 @@ unit: $(READY)
 
 examples: $(READY)
 	$(BIN)/python examples/quickstart.py
+	for tutorial in examples/tutorial_*.py; do $(BIN)/python $$tutorial >/dev/null || exit 1; done
+	$(BIN)/python examples/notebooks.py --check
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -48,7 +50,8 @@ bench: $(READY)
 	$(BIN)/python examples/bench_active_neurons.py
 	$(BIN)/python examples/bench_sae.py --rounds 1
 	$(BIN)/python examples/bench_clusters.py
-	$(BIN)/python examples/bench_active_neurons.py
+	$(BIN)/python examples/bench_geometry.py
+	$(BIN)/python examples/bench_report.py
 	$(BIN)/python examples/planted_dictionary.py --architectures topk
 	$(BIN)/python examples/bench_report.py
 

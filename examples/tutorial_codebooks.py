@@ -56,6 +56,6 @@ print(codes_on(books, "import os").head(8).to_string(index=False))
 
 # %%
 best = next(row for row in found.best() if row.pattern == "self.")
-code = (best.hookpoint, best.latent)
-with forced(books, [code]):
+code = (best.hookpoint, best.code)
+with forced(books, [code], every_slot=True):
     print("with code", code, repr(model.generate(prompt, max_new_tokens=8)))

@@ -9,7 +9,8 @@ import interp
 import saes
 
 model = interp.load("demo:pylm")
-acts = interp.capture(model, "demo:python", ["resid_post.2"], pool="all")
+texts = interp.read("demo:python").inputs[:400]
+acts = interp.capture(model, texts, ["resid_post.2"], pool="all")
 X = acts["resid_post.2"]
 print("tokens x width:", tuple(X.shape))
 
@@ -18,7 +19,7 @@ print("tokens x width:", tuple(X.shape))
 
 # %%
 config = saes.TopKConfig(n_latents=512, k=16)
-sae = saes.train(X, config, steps=150, batch_size=2048, seed=0)
+sae = saes.train(X, config, steps=100, batch_size=2048, seed=0)
 
 # %% [markdown]
 # FVU is the error over the variance (0 is perfect, 1 is no better than the mean). Loss recovered
@@ -27,7 +28,7 @@ sae = saes.train(X, config, steps=150, batch_size=2048, seed=0)
 # %%
 judged = saes.evaluate(sae, X)
 print({k: v for k, v in judged.metrics().items() if k in ("fvu", "l0", "dead", "dense")})
-recovered = saes.loss_recovered(sae, model, "demo:python", "resid_post.2")
+recovered = saes.loss_recovered(model, sae, texts[:60], hookpoint="resid_post.2")
 print(recovered.to_frame().round(3).to_string(index=False))
 
 # %% [markdown]
@@ -43,8 +44,10 @@ print("FVU of an untrained one:", round(saes.evaluate(untrained, X).metrics()["f
 
 # %%
 found = saes.features(sae, model, "demo:python", "resid_post.2", top=3, context=6)
-often = found.to_frame().query("fires > 50").sort_values("precision", ascending=False)
-print(often.head(5)[["latent", "fires", "predicts", "precision", "base_rate"]].to_string())
+often = found.to_frame().query("fires > 50").sort_values("f1", ascending=False)
+print(
+    often.head(5)[["latent", "fires", "predicts", "precision", "recall", "chance_f1"]].to_string()
+)
 feature = found[int(often.iloc[0]["latent"])]
 for example in feature.top:
     print(round(example.activation, 2), repr("".join(example.tokens)))
@@ -53,6 +56,6 @@ for example in feature.top:
 # Two seeds: how many of the latents does another training find again?
 
 # %%
-other = saes.train(X, config, steps=150, batch_size=2048, seed=1)
+other = saes.train(X, config, steps=100, batch_size=2048, seed=1)
 match = saes.match_latents(sae, other)
 print(match.counts, "mean cosine", round(match.mean, 2), "chance", round(match.chance, 2))
