@@ -65,8 +65,8 @@ def maximize(
     Returns
     -------
     Maximized
-        Degenerate: an image whose gradient is zero at every step stays as it began, and ``reasons``
-        says so.
+        Degenerate: an image whose gradient is zero at every step stays as it began, and one whose
+        gradient vanishes on the way (a dead ReLU) climbs no further; ``reasons`` says so.
 
     Raises
     ------
@@ -115,8 +115,8 @@ def maximize(
         )
         parts.append(climb.run(_begin(plan, frame, chosen, m, generator, like)))
     notes = _notes(plan, objective, frame)
-    dead = torch.cat([p.dead for p in parts]).nonzero().flatten().tolist()
-    reasons = {f"image {i}": "the gradient was zero at every step" for i in dead}
+    moved = torch.cat([p.moved for p in parts]).tolist()
+    reasons = {f"image {i}": _stuck(m, plan.steps) for i, m in enumerate(moved) if m < plan.steps}
     whole = {
         field: torch.cat([getattr(p, field) for p in parts], int(field == "trace")).numpy()
         for field in Climbed._fields[:-1]
@@ -178,6 +178,13 @@ def _count(starts: Tensor | None, n: int | None) -> int:
     if n not in (None, len(starts)):
         raise ParameterError(f"n must be the number of starts, {len(starts)}, or None; got {n}.")
     return len(starts)
+
+
+def _stuck(moved: int, steps: int) -> str:
+    """Since when an image has not climbed."""
+    if not moved:
+        return "the gradient was zero at every step"
+    return f"the gradient was zero in the last {steps - moved} of {steps} steps"
 
 
 def _notes(plan: Schedule, objective: Objective, frame: Frame) -> tuple[str, ...]:
