@@ -25,6 +25,9 @@ __all__ = ["maximize", "objective_values"]
 BATCH = 64
 """Images, times their views, that pass through the model at once."""
 
+FINEST = 8
+"""Pixels of a crop below which a result says that a model of small images does not know them."""
+
 
 def maximize(
     model: Model | nn.Module | str,
@@ -197,6 +200,11 @@ def _notes(plan: Schedule, objective: Objective, frame: Frame) -> tuple[str, ...
         notes.append("the TV weight ramps as released, to about the sum of its start and end")
     if any(o.probability for o in plan.octaves) and objective.probability is None:
         notes.append("octaves that climb a softmax climbed the objective itself, which is no logit")
+    if plan.views is not None and plan.views.side is not None:
+        last = plan.views.side[1] * plan.canvas * min(frame.size)
+        if last < FINEST:
+            notes.append(f"the last crops are {last:.0f} pixels wide, details that a model of "
+                         "small images does not know: try schedules.maco(side=(1.0, 0.6))")  # fmt: skip
     return tuple(notes)
 
 

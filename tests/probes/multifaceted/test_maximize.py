@@ -226,6 +226,14 @@ def test_an_image_that_dies_on_the_way_is_said_to():
                                schedule=plan.shortened(2 / 9)).reasons  # fmt: skip
 
 
+def test_crops_finer_than_a_model_of_small_images_knows_are_said():
+    for size, side, said in ((32, (0.5, 0.05), True), (32, (1.0, 0.6), False),
+                             (224, (0.5, 0.05), False)):  # fmt: skip
+        schedule = schedules.maco(steps=1, crops=1, side=side)
+        found = probes.maximize(Net(), o.logit(0), size=size, schedule=schedule)
+        assert ("the last crops are 4 pixels wide" in " ".join(found.notes)) is said
+
+
 @pytest.mark.parametrize("c", [1, 3, 5])
 def test_any_size_and_number_of_channels(c):
     schedule = schedules.lucid(steps=10)
