@@ -84,11 +84,16 @@ def run(
     from interp.capturing import Capture
     from interp.runs import Run, find_run, metrics
     from probes import Facets
+    from probes.multifaceted.unit_facets import check_request
     from probes.multifaceted.units import deep_point, find_unit
 
     if not unit:
         raise ParameterError("--unit is needed: an index, or the name of an output.")
     normalise = _normalise(image_mean, image_std)
+    check_request(
+        n_facets, mode=mode, embed=embed, cluster=cluster, nearest=nearest, n_top=n_top,
+        schedule=None if schedule == "none" else schedule, stay=stay,
+    )  # fmt: skip
     if not dry_run:
         find_run(out, resume=resume, force=force)  # refuse before anything is read
     loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
