@@ -203,8 +203,10 @@ def _notes(plan: Schedule, objective: Objective, frame: Frame) -> tuple[str, ...
     if plan.views is not None and plan.views.side is not None:
         last = plan.views.side[1] * plan.canvas * min(frame.size)
         if last < FINEST:
-            notes.append(f"the last crops are {last:.0f} pixels wide, details that a model of "
-                         "small images does not know: try schedules.maco(side=(1.0, 0.6))")  # fmt: skip
+            notes.append(
+                f"the last crops are {last:.0f} pixels wide, details that a model of small images "
+                "does not know: try schedules.maco(side=(1.0, 0.6))"
+            )
     return tuple(notes)
 
 

@@ -147,7 +147,9 @@ def facet_scores(
         if len(labels) != n:
             raise ShapeError(f"facet_scores takes labels of {n} facets; got {len(labels)} lists.")
         purity = np.array([_purity(members) for members in labels])
-        if np.isnan(purity).any():
+        if len({label for members in labels for label in np.asarray(members).tolist()}) == 1:
+            purity, reasons["purity"] = missing, "all labels are one, so any facet is pure"
+        elif np.isnan(purity).any():
             reasons["purity"] = "a facet has no labelled member"
     if np.isnan(best_real):
         reasons["gain"] = "no best real activation was given"

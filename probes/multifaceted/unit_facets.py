@@ -303,7 +303,8 @@ def _result(about: dict[str, Any], found: Fired, groups: Grouping, data: Dataset
             groups.control_labels[known], truth[known]
         )
         if index != index:
-            reasons["adjusted_rand_index"] = (
+            share = np.full(groups.k, np.nan)  # any group of one class alone is pure
+            reasons["adjusted_rand_index"] = reasons["purity"] = (
                 f"the inputs that fire the unit have one class of {about['label']} only."
             )
     notes = [

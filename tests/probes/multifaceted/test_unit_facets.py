@@ -136,6 +136,14 @@ def test_bad_input(net, data):
         probes.facets(Two(), torch.randn(9, 8), unit=0, **QUICK)
 
 
+def test_of_one_class_neither_purity_nor_agreement_means_anything(net, data):
+    rows = data.rows.assign(digit=3)
+    found = probes.facets(net, interp.data.replace(data, rows=rows), unit=0, n_top=60, n_facets=2,
+                          **QUICK)  # fmt: skip
+    assert np.isnan(found.purity).all() and np.isnan(found.adjusted_rand_index)
+    assert "one class of digit only" in found.reasons["purity"]
+
+
 def test_images_out_of_range_keep_their_facets_and_say_why(net, data):
     raw = interp.data.replace(data, inputs=data.inputs * 16)
     found = probes.facets(net, raw, unit="even", n_top=60, n_facets=2, **QUICK)
