@@ -29,7 +29,7 @@ from probes.multifaceted.pictures import Pictures, contrast, mean_images
 from probes.multifaceted.record import Facets
 from probes.multifaceted.schedules import Schedule, named
 from probes.multifaceted.synthesis import synthesise, typical_cosines
-from probes.multifaceted.units import Unit, deep_point, find_unit
+from probes.multifaceted.units import Unit, coder_identity, deep_point, find_unit
 from probes.multifaceted.words import distinctive_words, snippet
 
 __all__ = ["check_request", "facets"]
@@ -235,6 +235,7 @@ def _about(
         "provenance": {
             "model": work.model.identity(),
             "data": {"name": data.name, "hash": data.hash, "n": len(data)},
+            **({} if unit.coder is None else {"coder": coder_identity(unit.coder)}),
             "seed": seed,
             "versions": versions(),
         },

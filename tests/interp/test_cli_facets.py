@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import interp
 import saes
@@ -59,6 +60,14 @@ def test_a_latent_of_an_autoencoder_in_a_folder(invoke, tmp_path):
     assert found["hookpoint"] == "flatten" and found["unit"] == f"latent {index} at flatten"
     assert found["firing"] == int((latents[:, index] > 0).sum())
     assert found["strongest"] == pytest.approx(float(latents[:, index].max()), rel=1e-4)
+    with torch.no_grad():
+        coder.W_dec.mul_(2)
+    coder.save_pretrained(tmp_path / "sae")  # another autoencoder at the same place
+    assert len(read_results(tmp_path / "run")[0].provenance["coder"]["fingerprint"]) == 16
+    other = invoke("facets", "demo:digits", "demo:digits", "--sae", tmp_path / "sae", "--unit",
+                   index, *QUICK, "--n-facets", 2, "--out", tmp_path / "run",
+                   "--resume")  # fmt: skip
+    assert other.exit_code == 1 and "other options (sae)" in other.stderr, other.output
     wrong = invoke("facets", "demo:digits", "demo:digits", "--sae", tmp_path / "sae", "--unit", 24,
                    *QUICK, "--out", tmp_path / "other")  # fmt: skip
     assert wrong.exit_code == 2 and "latents 0 to 23" in wrong.stderr
