@@ -34,6 +34,7 @@ from dashboards.headlines import glossary, headlines
 from dashboards.information import infomec_reading, plane_reading
 from dashboards.journey import journey
 from dashboards.layers import layer_views
+from dashboards.maximized import climbed_images
 from dashboards.prototypes import prototype_reading, recall_reading
 from dashboards.removal import patching_reading, removal_reading
 from dashboards.sae import density_reading, recovered_reading
@@ -57,6 +58,7 @@ from probes.layer_pooling import LayerPooling
 from probes.layered import Geometry
 from probes.maps import ClusterMap
 from probes.merging import FeatureComplexity
+from probes.multifaceted.maximized import Maximized
 from probes.multifaceted.record import Facets
 from probes.perturb import Perturbed
 from probes.plane import InformationPlane
@@ -459,6 +461,8 @@ def _part(
         parts.append(tables.frame_table(result.to_frame(), tables.concept(result)))
     if full and isinstance(result, Facets):
         parts += facet_parts(result)
+    if full and isinstance(result, Maximized):
+        parts.append(climbed_images(result))
     if full and isinstance(result, Explanation):
         parts.append(explanation_table(result))
     if full and isinstance(result, Concepts):
