@@ -158,7 +158,7 @@ def _scores(result: Facets, i: int) -> list[html.Cell]:
         lines.append(f"fires {scores['ratio'][i]:.2f} of the best real input")
         other = f", next facet {scores['other_cosine'][i]:.3f}" if result.n_facets > 1 else ""
         lines.append(f"cosine to its facet {scores['own_cosine'][i]:.3f}{other}")
-        if int(scores["facet"][i]) != i:
+        if int(scores["facet"][i]) not in (i, -1):
             lines.append(html.Strong(f"nearer to facet {int(scores['facet'][i])}"))
     return lines
 

@@ -19,6 +19,7 @@ from dashboards.concepts import concept_dots, explanation_bars
 from dashboards.depth import depth_curve
 from dashboards.difference import difference_curves, match_bars
 from dashboards.effects import lens_bars, shifts, steering_curve
+from dashboards.facet_scores import score_dots
 from dashboards.facets import facet_map
 from dashboards.features import densities
 from dashboards.flow import flow_figure
@@ -51,6 +52,7 @@ from probes.maps import ClusterMap
 from probes.merging import FeatureComplexity
 from probes.multifaceted.maximized import Maximized
 from probes.multifaceted.record import Facets
+from probes.multifaceted.scoring import FacetScores
 from probes.perturb import Perturbed
 from probes.plane import InformationPlane
 from probes.prototype_rows import Prototypes
@@ -150,5 +152,6 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     Prototypes: prototype_figure,
     Recall: recall_figure,
     Maximized: climb_curves,
+    FacetScores: score_dots,
 }
 """Result type -> what draws it; subclasses are drawn as their base."""

@@ -1,12 +1,14 @@
-"""How images climbed: the objective over the steps, a curve an image."""
+"""How images climbed: the objective over the steps, a curve an image, and the images."""
 
 import numpy as np
 
+from dashboards import html
+from dashboards.facets import picture
 from dashboards.html import label
 from dashboards.style import Plot, f32, house, light
 from probes.multifaceted.maximized import Maximized
 
-__all__ = ["climb_curves"]
+__all__ = ["climb_curves", "climbed_images"]
 
 LOOKS = ("curve", "bag", "shuffled", "untrained", "features")
 """Colours of the curves, in turn."""
@@ -41,6 +43,20 @@ def climb_curves(result: Maximized) -> Plot:
     fig.update_yaxes(title_text=label(result.objective, 40))
     fig.update_layout(hovermode="x unified")
     return fig
+
+
+def climbed_images(result: Maximized) -> html.Part:
+    """The images with what they fire, and why one of them climbed no further; 25 at most."""
+    columns = (html.Column("image"), html.Column("picture"), html.Column("activation"))
+    rows = []
+    for i in range(min(result.n, MOST)):
+        first, last = result.start_activation[i], result.activation[i]
+        said: list[html.Cell] = [f"{last:.4g}, from {first:.4g}"]
+        if why := result.reasons.get(f"image {i}"):
+            said.append(html.Strong(why))
+        alt = f"Image {i} of {result.objective}"
+        rows.append((str(i), picture(result.images[i], alt), html.Items(tuple(said))))
+    return html.Table(f"Images that fire {result.objective[:60]}", columns, tuple(rows))
 
 
 def _alt(result: Maximized, drawn: int) -> str:

@@ -34,6 +34,7 @@ from dashboards.headlines import glossary, headlines
 from dashboards.information import infomec_reading, plane_reading
 from dashboards.journey import journey
 from dashboards.layers import layer_views
+from dashboards.maximized import climbed_images
 from dashboards.overview import analyses
 from dashboards.prototypes import prototype_reading, recall_reading
 from dashboards.removal import patching_reading, removal_reading
@@ -58,6 +59,7 @@ from probes.layer_pooling import LayerPooling
 from probes.layered import Geometry
 from probes.maps import ClusterMap
 from probes.merging import FeatureComplexity
+from probes.multifaceted.maximized import Maximized
 from probes.multifaceted.record import Facets
 from probes.perturb import Perturbed
 from probes.plane import InformationPlane
@@ -452,6 +454,8 @@ def _part(
         parts.append(tables.frame_table(result.to_frame(), tables.concept(result)))
     if full and isinstance(result, Facets):
         parts += facet_parts(result)
+    if full and isinstance(result, Maximized):
+        parts.append(climbed_images(result))
     if full and isinstance(result, Explanation):
         parts.append(explanation_table(result))
     if full and isinstance(result, Concepts):

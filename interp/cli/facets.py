@@ -84,11 +84,16 @@ def run(
     from interp.capturing import Capture
     from interp.runs import Run, find_run, metrics
     from probes import Facets
-    from probes.multifaceted.units import deep_point, find_unit
+    from probes.multifaceted.unit_facets import check_request
+    from probes.multifaceted.units import coder_identity, deep_point, find_unit
 
     if not unit:
         raise ParameterError("--unit is needed: an index, or the name of an output.")
     normalise = _normalise(image_mean, image_std)
+    check_request(
+        n_facets, mode=mode, embed=embed, cluster=cluster, nearest=nearest, n_top=n_top,
+        schedule=None if schedule == "none" else schedule, stay=stay,
+    )  # fmt: skip
     if not dry_run:
         find_run(out, resume=resume, force=force)  # refuse before anything is read
     loaded = interp.load(model, device, dtype, revision, trust_remote_code=trust_remote_code)
@@ -122,7 +127,7 @@ def run(
     }  # fmt: skip
     started = Run(out, "facets", {
         **options, "model": loaded.identity(), "data": [source.name, source.hash],
-        "labels": list(source.labels), "codes_at": deep, "sae": None if sae is None else str(sae),
+        "labels": list(source.labels), "codes_at": deep, "sae": coder and coder_identity(coder),
         "units": [[one.hookpoint, one.name] for _, one in wanted], "batch_size": batch_size,
     }, resume=resume, force=force)  # fmt: skip
     names = label_column or [None]

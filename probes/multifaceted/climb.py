@@ -32,7 +32,7 @@ class Climbed(NamedTuple):
     start_activation, activation : [n] float64.
     trace : [steps, n] float64.
     opacity : [n, h, w] in 0..1.
-    dead : [n] whether the gradient was zero at every step.
+    moved : [n] steps up to the last one whose gradient was not zero; 0 where all were.
     """
 
     images: Tensor
@@ -41,7 +41,7 @@ class Climbed(NamedTuple):
     activation: Tensor
     trace: Tensor
     opacity: Tensor
-    dead: Tensor
+    moved: Tensor
 
 
 class Climb:
@@ -76,7 +76,8 @@ class Climb:
             first = self._shown(picture)
             watched.check(first[:1])
             start = self._measured(first)
-            trace, shade, alive = [], torch.zeros_like(first[:, 0]), first.new_zeros(len(first)) > 0
+            trace, shade = [], torch.zeros_like(first[:, 0])
+            moved = torch.zeros(len(first), dtype=torch.long, device=first.device)
             optimizer = self._optimizer(picture)
             for octave in self.plan.octaves:
                 watched.objective = self.objective
@@ -93,9 +94,9 @@ class Climb:
                         values, slope = self._step(picture, optimizer, octave.rate_at(i))
                     self._check(values)
                     trace.append(values)
-                    alive |= slope.flatten(1).any(1)
                     shade += resized(slope.abs().mean(1, keepdim=True), self.frame.size)[:, 0]
                     self.done += 1
+                    moved[slope.flatten(1).any(1)] = self.done
                     self.report()
             watched.redirect, watched.objective = False, self.objective
             last = self._shown(picture)
@@ -103,7 +104,7 @@ class Climb:
             self._check(found)
         shade = shade / shade.amax((1, 2), keepdim=True).clamp_min(torch.finfo(shade.dtype).tiny)
         canvas = picture.image().detach().clamp(0, 1)
-        kept = (last, canvas, start, found, torch.stack(trace), shade, ~alive)
+        kept = (last, canvas, start, found, torch.stack(trace), shade, moved)
         return Climbed(*(t.cpu() for t in kept))
 
     def _optimizer(self, picture: Pixels | Fourier | Maco) -> torch.optim.Optimizer | None:

@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import pdist, squareform
 
 from interp.errors import DataError, ParameterError, ShapeError
-from probes.multifaceted.embedding import Components, components, place
-from probes.multifaceted.grouping import group, k_means, silhouette_of, silhouettes
+from probes.multifaceted.embedding import EMBEDS, Components, components, place
+from probes.multifaceted.grouping import CLUSTERS, group, k_means, silhouette_of, silhouettes
 from probes.multifaceted.null import gaussian_null, valley
 
-__all__ = ["MODES", "Grouping", "adjusted_rand_index", "find_facets", "purity"]
+__all__ = ["MODES", "Grouping", "adjusted_rand_index", "check_options", "find_facets", "purity"]
 
 MODES = ("recommended", "paper")
 PAPER_FACETS = 10
@@ -21,6 +21,8 @@ KS = tuple(range(2, 11))
 """Numbers of facets that are tried."""
 LEVEL = 0.05
 """p value up to which both tests must go for more than one facet to be found."""
+MOST = 10_000
+"""Rows at most, whose distances from one another take 8 bytes a pair."""
 FEWEST = 20
 """Inputs below which the tests say nothing."""
 DRAWS = 99
@@ -108,16 +110,23 @@ def find_facets(
     Raises
     ------
     DataError
-        There are fewer rows than facets, or one is not finite.
+        There are fewer rows than facets, more than 10,000, or one is not finite.
 
     Source: Nguyen et al. 2016, "Multifaceted Feature Visualization" (arXiv 1602.03616), section 3;
     its code for this step is not released. Differs: perplexity and start of t-SNE are not
     published; the silhouette, the control and the tests are not in the paper.
     """
     X = np.asarray(codes, dtype=np.float64)
-    _check(X, n_facets, mode, nearest, draws)
-    if cluster == "hdbscan" and n_facets is not None:
-        raise ParameterError("hdbscan finds its own number of facets; leave n_facets out.")
+    check_options(n_facets, mode=mode, embed=embed, cluster=cluster, nearest=nearest, draws=draws)
+    if X.ndim != 2:
+        raise ShapeError(f"codes must be a matrix [rows, width]; got {list(X.shape)}.")
+    if len(X) > MOST:
+        raise DataError(
+            f"find_facets compares all pairs of at most {MOST:,} rows; got {len(X):,}: take those "
+            "that fire most (n_top)."
+        )
+    if not np.isfinite(X).all():
+        raise DataError("codes must be finite; leave the other rows out.")
     parts = components(X)
     wanted = n_facets
     if mode == "paper" and wanted is None and cluster == "kmeans":
@@ -134,6 +143,9 @@ def find_facets(
     tested = _tested(parts, wanted, mode, cluster, len(X), reasons)
     made = group(xy, cluster, k=wanted if not parts.constant else 1, ks=KS, seed=seed)
     null, dip, several = _tests(parts, made.k, draws, seed) if tested else _untested()
+    if wanted is not None and made.k < wanted:
+        reasons.setdefault("labels", f"{wanted} facets were asked for and the map has {made.k} "
+                                     "different places.")  # fmt: skip
     labels = made.labels
     if wanted is None and mode == "recommended" and not several and made.k > 1:
         labels = np.zeros(len(X), dtype=np.int64)
@@ -175,16 +187,22 @@ def purity(labels: NDArray, truth: NDArray, k: int) -> tuple[NDArray, NDArray]:
 # ---- its steps
 
 
-def _check(X: NDArray, n_facets: int | None, mode: str, nearest: int, draws: int) -> None:
-    if X.ndim != 2:
-        raise ShapeError(f"codes must be a matrix [rows, width]; got {list(X.shape)}.")
-    if mode not in MODES:
-        raise ParameterError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
+def check_options(
+    n_facets: int | None, *, mode: str, embed: str, cluster: str, nearest: int, draws: int
+) -> None:
+    """Refuse options of `find_facets` that are not there, before anything is read."""
+    for name, value, known in (
+        ("mode", mode, MODES),
+        ("embed", embed, EMBEDS),
+        ("cluster", cluster, CLUSTERS),
+    ):
+        if value not in known:
+            raise ParameterError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
     for name, value in (("n_facets", n_facets), ("nearest", nearest), ("draws", draws)):
         if value is not None and value < 1:
             raise ParameterError(f"{name} must be at least 1; got {value}.")
-    if not np.isfinite(X).all():
-        raise DataError("codes must be finite; leave the other rows out.")
+    if cluster == "hdbscan" and n_facets is not None:
+        raise ParameterError("hdbscan finds its own number of facets; leave n_facets out.")
 
 
 def _tested(

@@ -33,7 +33,9 @@ class Fired:
         the token that fires most.
     traces : of texts, the activation at each token up to that one, and a few after it.
     read : inputs that were read.
-    firing : of them above the threshold; more than m where only the strongest are kept.
+    firing : of them above the threshold.
+    taken : inputs that fire, or all of a class; more than m where only the strongest are kept.
+    chosen : whether rows were taken whether they fire or not.
     strongest : the greatest activation of all inputs, firing or not; nan where none was read.
     """
 
@@ -44,6 +46,8 @@ class Fired:
     traces: list[NDArray] = field(default_factory=list)
     read: int = 0
     firing: int = 0
+    taken: int = 0
+    chosen: bool = False
     strongest: float = float("nan")
 
 
@@ -53,11 +57,12 @@ class Kept:
     def __init__(self, most: int) -> None:
         self.most = most
         self.held: list[tuple[float, int, int, NDArray, NDArray]] = []
-        self.firing = 0
+        self.firing = self.taken = 0
         self.strongest = float("nan")
 
-    def add(self, item: tuple[float, int, int, NDArray, NDArray]) -> None:
-        self.firing += 1
+    def add(self, item: tuple[float, int, int, NDArray, NDArray], *, fires: bool) -> None:
+        self.taken += 1
+        self.firing += fires
         self.held.append(item)
         if len(self.held) >= SPARE * self.most:
             self._prune()
@@ -78,6 +83,7 @@ class Kept:
             traces=[h[4] for h in self.held],
             read=read,
             firing=self.firing,
+            taken=self.taken,
             strongest=self.strongest,
         )
 
@@ -129,11 +135,13 @@ def collect(
                 codes = held[codes_at].flatten(1)
                 best = max(best, float(acts.max()))
                 _keep(kept, work, unit, codes_at, rows, acts, codes, text=text,
-                      threshold=threshold if chosen is None else -np.inf)  # fmt: skip
+                      threshold=threshold, all_of_them=chosen is not None)  # fmt: skip
                 if progress is not None:
                     progress(done, len(work.data), "inputs")
     kept.strongest = best if np.isfinite(best) else float("nan")
-    return kept.result(done, width)
+    found = kept.result(done, width)
+    found.chosen = chosen is not None
+    return found
 
 
 AFTER = 3
@@ -151,6 +159,7 @@ def _keep(
     *,
     text: bool,
     threshold: float,
+    all_of_them: bool,
 ) -> None:
     """Of a batch, the inputs whose greatest activation is above the threshold."""
     start, deep = 0, 0
@@ -160,8 +169,9 @@ def _keep(
         start, deep = start + n, deep + m
         at = int(mine.argmax())
         value = float(mine[at])
-        if not value > threshold:
+        if not (all_of_them or value > threshold):
             continue
         vector = code[at] if text and m == n else code.double().mean(0)
         trace: Any = mine[: at + AFTER + 1].float().numpy() if text else np.zeros(0)
-        kept.add((value, row, at, vector.float().cpu().numpy(), trace))
+        item = (value, row, at, vector.float().cpu().numpy(), trace)
+        kept.add(item, fires=value > threshold)

@@ -25,6 +25,9 @@ __all__ = ["maximize", "objective_values"]
 BATCH = 64
 """Images, times their views, that pass through the model at once."""
 
+FINEST = 8
+"""Pixels of a crop below which a result says that a model of small images does not know them."""
+
 
 def maximize(
     model: Model | nn.Module | str,
@@ -65,8 +68,8 @@ def maximize(
     Returns
     -------
     Maximized
-        Degenerate: an image whose gradient is zero at every step stays as it began, and ``reasons``
-        says so.
+        Degenerate: an image whose gradient is zero at every step stays as it began, and one whose
+        gradient vanishes on the way (a dead ReLU) climbs no further; ``reasons`` says so.
 
     Raises
     ------
@@ -115,8 +118,8 @@ def maximize(
         )
         parts.append(climb.run(_begin(plan, frame, chosen, m, generator, like)))
     notes = _notes(plan, objective, frame)
-    dead = torch.cat([p.dead for p in parts]).nonzero().flatten().tolist()
-    reasons = {f"image {i}": "the gradient was zero at every step" for i in dead}
+    moved = torch.cat([p.moved for p in parts]).tolist()
+    reasons = {f"image {i}": _stuck(m, plan.steps) for i, m in enumerate(moved) if m < plan.steps}
     whole = {
         field: torch.cat([getattr(p, field) for p in parts], int(field == "trace")).numpy()
         for field in Climbed._fields[:-1]
@@ -180,6 +183,13 @@ def _count(starts: Tensor | None, n: int | None) -> int:
     return len(starts)
 
 
+def _stuck(moved: int, steps: int) -> str:
+    """Since when an image has not climbed."""
+    if not moved:
+        return "the gradient was zero at every step"
+    return f"the gradient was zero in the last {steps - moved} of {steps} steps"
+
+
 def _notes(plan: Schedule, objective: Objective, frame: Frame) -> tuple[str, ...]:
     """What a reader of the images should know."""
     notes = []
@@ -190,6 +200,13 @@ def _notes(plan: Schedule, objective: Objective, frame: Frame) -> tuple[str, ...
         notes.append("the TV weight ramps as released, to about the sum of its start and end")
     if any(o.probability for o in plan.octaves) and objective.probability is None:
         notes.append("octaves that climb a softmax climbed the objective itself, which is no logit")
+    if plan.views is not None and plan.views.side is not None:
+        last = plan.views.side[1] * plan.canvas * min(frame.size)
+        if last < FINEST:
+            notes.append(
+                f"the last crops are {last:.0f} pixels wide, details that a model of small images "
+                "does not know: try schedules.maco(side=(1.0, 0.6))"
+            )
     return tuple(notes)
 
 

@@ -1,16 +1,16 @@
 """The images behind rows of data, in 0..1, and the mean of those that stand for a facet."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.data import Dataset
 from interp.errors import DataError
+from interp.feeds import pixels_of
+from interp.images import open_image
 from interp.models import Model
 from probes.multifaceted.frames import Normalisation, frame_of
 
@@ -55,14 +55,8 @@ class Pictures:
     def _inputs(self, rows: list[int]) -> Tensor:
         if self.data.kind == "tensor":
             return cast(Tensor, self.data.inputs)[rows].detach().cpu().float()
-        from PIL import Image
-
-        opened = []
-        for row in rows:
-            with Image.open(cast(Path, self.data.inputs[row])) as image:
-                opened.append(image.convert("RGB"))
-        processor: Any = self.model.processor
-        return torch.as_tensor(processor(images=opened, return_tensors="pt")["pixel_values"])
+        inputs = cast(list[Any], self.data.inputs)
+        return pixels_of(self.model, [open_image(inputs[row], row) for row in rows]).cpu().float()
 
 
 def mean_images(pictures: Pictures, nearest: NDArray) -> NDArray:

@@ -54,7 +54,7 @@ class Facets(Result):
     images : [k, c, h, w] synthesised from each mean image, in 0..1; or None.
     image_scores : of these: ``activation``, ``ratio`` to the best real input's, ``own_cosine`` of
         the code with that of the facet, ``other_cosine`` with the nearest other facet, ``facet``
-        whose mean code is nearest by cosine.
+        whose mean code is nearest by cosine, -1 for a code of zero.
     diversity : mean over pairs of synthesised images of 1 - cosine of their codes.
     schedule : of the synthesis.
     snippets : of texts: for each facet (tokens, activations, which one fires).

@@ -25,7 +25,7 @@ from probes.multifaceted.watching import Watched
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FacetScores", "deep_codes", "facet_scores"]
+__all__ = ["FacetScores", "deep_codes", "diversity_of", "facet_scores", "likeness"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +117,14 @@ def facet_scores(
     missing = np.full(n, np.nan)
     codes = None if hookpoint is None else deep_codes(model, maximized.inputs, hookpoint)
     own, other, nearest, recognised = missing, missing, (None,) * n, float("nan")
-    diversity, purity = float("nan"), missing
+    purity, diversity = missing, float("nan") if codes is None else diversity_of(codes)
     if codes is None:
         reasons["diversity"] = "no hook point of deep codes was given"
     elif n < 2:
         reasons["diversity"] = "one image has nothing to differ from"
-    elif not (norms := np.linalg.norm(codes, axis=1)).all():
-        reasons["diversity"] = f"the deep code of image {int(norms.argmin())} is zero"
-    else:
-        cosines = _cosines(codes, codes)
-        diversity = float(1 - (cosines.sum() - np.trace(cosines)) / (n * (n - 1)))
+    elif np.isnan(diversity):
+        silent = int(np.linalg.norm(codes, axis=1).argmin())
+        reasons["diversity"] = f"the deep code of image {silent} is zero"
     if codes is None or centroids is None:
         reasons["own_cosine"] = "centroids and their hook point are needed"
     else:
@@ -136,7 +134,7 @@ def facet_scores(
                 f"facet_scores takes a centroid for each of {n} images, of {codes.shape[1]} "
                 f"entries; got {list(table.shape)}."
             )
-        own, other, nearest = _likeness(_cosines(codes, table))
+        own, other, nearest = likeness(codes, table)
         known = [i == j for i, j in enumerate(nearest) if j is not None]
         recognised = float(np.mean(known)) if known and n > 1 else float("nan")
         if n < 2:
@@ -149,7 +147,9 @@ def facet_scores(
         if len(labels) != n:
             raise ShapeError(f"facet_scores takes labels of {n} facets; got {len(labels)} lists.")
         purity = np.array([_purity(members) for members in labels])
-        if np.isnan(purity).any():
+        if len({label for members in labels for label in np.asarray(members).tolist()}) == 1:
+            purity, reasons["purity"] = missing, "all labels are one, so any facet is pure"
+        elif np.isnan(purity).any():
             reasons["purity"] = "a facet has no labelled member"
     if np.isnan(best_real):
         reasons["gain"] = "no best real activation was given"
@@ -212,8 +212,21 @@ def _cosines(a: NDArray, b: NDArray) -> NDArray:
     return a @ b.T
 
 
-def _likeness(cosines: NDArray) -> tuple[NDArray, NDArray, tuple[int | None, ...]]:
-    """Own cosine, the largest other one, and the nearest centroid of each image."""
+def diversity_of(codes: NDArray) -> float:
+    """Mean over pairs of 1 - cosine of codes [n, d]; nan for one code, or where one is zero."""
+    n = len(codes)
+    if n < 2:
+        return float("nan")
+    cosines = _cosines(codes, codes)
+    return float(1 - (cosines.sum() - np.trace(cosines)) / (n * (n - 1)))
+
+
+def likeness(codes: NDArray, centroids: NDArray) -> tuple[NDArray, NDArray, tuple[int | None, ...]]:
+    """Own cosine, the largest other one, and the nearest centroid of each image.
+
+    Codes and centroids are [n, d] in one order. Degenerate: nan and None where one is zero.
+    """
+    cosines = _cosines(codes, centroids)
     n = len(cosines)
     own = cosines.diagonal().copy()
     off = np.where(np.eye(n, dtype=bool), -np.inf, cosines)

@@ -7,7 +7,6 @@ image's code lies towards its own facet, which the paper's has not.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from interp.activations import run_with_cache
+from interp.capturing import Capture
+from interp.data import read
 from interp.errors import ParameterError
 from interp.models import Model
 from probes.multifaceted import objectives
+from probes.multifaceted.fired import collect
 from probes.multifaceted.frames import Normalisation, frame_of
 from probes.multifaceted.maximize import BATCH, maximize
 from probes.multifaceted.objectives import Objective, Seen
 from probes.multifaceted.schedules import Schedule
+from probes.multifaceted.scoring import diversity_of, likeness
 from probes.multifaceted.units import Unit
 
 __all__ = ["Synthesised", "kept_near", "objective_of", "synthesise", "towards", "typical_cosines"]
@@ -147,6 +149,8 @@ def synthesise(
     activation, codes = _seen(model, unit, codes_at, images, normalise)
     scores, diversity = image_scores(activation, codes, centres, best)
     reasons = dict(made.reasons)
+    if np.isnan(scores["own_cosine"]).any():
+        reasons["own_cosine"] = "a code of an image or a facet is zero and has no direction"
     if not best > 0:
         reasons["ratio"] = "the best real input's activation is not above 0, so nothing is a share."
     return Synthesised(images, scores, diversity, made.schedule, made.notes, reasons)
@@ -167,43 +171,25 @@ def image_scores(
     facet whose mean code has the greatest cosine, its own where the image is right; the diversity
     is 0 for equal codes, 1 for orthogonal ones.
     Degenerate: ratio is nan where best is not above 0; other_cosine and the diversity are nan for
-    one facet.
+    one facet; a code of zero has cosines of nan and the facet -1.
     """
-    nan = float("nan")
-    k = len(centres)
-    unit_codes = codes / np.maximum(np.linalg.norm(codes, axis=1, keepdims=True), 1e-30)
-    ways = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-30)
-    cosines = unit_codes @ ways.T
-    others = cosines.copy()
-    np.fill_diagonal(others, -np.inf)
-    pairs = np.triu_indices(k, 1)
+    own, other, nearest = likeness(codes, centres)
     scores = {
         "activation": activation,
-        "ratio": activation / best if best > 0 else np.full(k, nan),
-        "own_cosine": np.diagonal(cosines).copy(),
-        "other_cosine": others.max(1) if k > 1 else np.full(k, nan),
-        "facet": cosines.argmax(1),
+        "ratio": activation / best if best > 0 else np.full(len(centres), np.nan),
+        "own_cosine": own,
+        "other_cosine": other,
+        "facet": np.array([-1 if i is None else i for i in nearest], dtype=np.int64),
     }
-    return scores, float((1 - (unit_codes @ unit_codes.T)[pairs]).mean()) if k > 1 else nan
+    return scores, diversity_of(codes)
 
 
 def _seen(
     model: Model, unit: Unit, codes_at: str, images: NDArray, normalise: Normalisation | None
 ) -> tuple[NDArray, NDArray]:
     """Activation [k] and codes [k, d] of images, read as those of the data were."""
-    from interp.feeds import as_tokens
-
     x = torch.from_numpy(images)
-    frame = frame_of(model, starts=x, normalise=normalise)
-    points = {p.name: p for p in model.resolve([unit.hookpoint, codes_at])}
-    inputs: Any = frame.inputs(x.double()).to(model.dtype)
-    if getattr(model.config, "model_type", None) is not None:
-        inputs = {"pixel_values": inputs}
-    _, cache = run_with_cache(model, inputs, list(points))
-    held: dict[str, Tensor] = {
-        name: as_tokens(point, cache[name], None, "all", len(x))[0].flatten(2)
-        for name, point in points.items()
-    }
-    acts, codes = held[unit.hookpoint], held[codes_at]
-    values = unit.read(acts.flatten(0, 1)).view(acts.shape[:2]).amax(1)
-    return values.cpu().numpy(), codes.double().mean(1).cpu().numpy()
+    inputs = frame_of(model, starts=x, normalise=normalise).inputs(x.double())
+    work = Capture(model, read(inputs), [unit.hookpoint, codes_at], "all", None, None, None)
+    found = collect(work, unit, codes_at, n_top=len(x), among=range(len(x)))
+    return found.activation, found.codes.astype(np.float64)

@@ -19,6 +19,7 @@ from probes.multifaceted.discover import (
     NEAREST,
     Grouping,
     adjusted_rand_index,
+    check_options,
     find_facets,
     purity,
 )
@@ -26,12 +27,12 @@ from probes.multifaceted.fired import Fired, collect
 from probes.multifaceted.frames import Normalisation
 from probes.multifaceted.pictures import Pictures, contrast, mean_images
 from probes.multifaceted.record import Facets
-from probes.multifaceted.schedules import Schedule
+from probes.multifaceted.schedules import Schedule, named
 from probes.multifaceted.synthesis import synthesise, typical_cosines
-from probes.multifaceted.units import Unit, deep_point, find_unit
+from probes.multifaceted.units import Unit, coder_identity, deep_point, find_unit
 from probes.multifaceted.words import distinctive_words, snippet
 
-__all__ = ["facets"]
+__all__ = ["check_request", "facets"]
 
 N_TOP = 1000
 EXAMPLES = 6
@@ -122,6 +123,8 @@ def facets(
     Source: Nguyen, Yosinski, Clune 2016, "Multifaceted Feature Visualization" (arXiv 1602.03616).
     Differs: see `find_facets`; how many inputs a hidden unit gets is not published.
     """
+    check_request(n_facets, mode=mode, embed=embed, cluster=cluster, nearest=nearest, draws=draws,
+                  n_top=n_top, schedule=schedule, stay=stay)  # fmt: skip
     model = load(model)
     data = _read(data)
     which = find_unit(model, hookpoint, unit, coder=coder)
@@ -150,6 +153,35 @@ def facets(
     pull = (0.0 if mode == "paper" else STAY) if stay is None else stay
     least = typical_cosines(found.codes, groups.labels, groups.centres, groups.parts.mean)
     return _with_images(result, work, which, groups, least, chosen, pull, normalise, seed, progress)
+
+
+def check_request(
+    n_facets: int | None = None,
+    *,
+    n_top: int = N_TOP,
+    schedule: str | Schedule | None = "auto",
+    stay: float | None = None,
+    draws: int = DRAWS,
+    **grouping: Any,
+) -> None:
+    """Refuse options of `facets` that are not there, before model and data are read.
+
+    Parameters
+    ----------
+    grouping : ``mode``, ``embed``, ``cluster`` and ``nearest``; the others as in `facets`.
+
+    Raises
+    ------
+    ParameterError
+        One of them is wrong.
+    """
+    check_options(n_facets, draws=draws, **grouping)
+    if n_top < 1:
+        raise ParameterError(f"n_top must be at least 1; got {n_top}.")
+    if stay is not None and not 0 <= stay < float("inf"):
+        raise ParameterError(f"stay must be a number from 0; got {stay}.")
+    if schedule is not None and schedule != "auto":
+        named(schedule)
 
 
 def _read(data: Any) -> Dataset:
@@ -203,6 +235,7 @@ def _about(
         "provenance": {
             "model": work.model.identity(),
             "data": {"name": data.name, "hash": data.hash, "n": len(data)},
+            **({} if unit.coder is None else {"coder": coder_identity(unit.coder)}),
             "seed": seed,
             "versions": versions(),
         },
@@ -271,12 +304,14 @@ def _result(about: dict[str, Any], found: Fired, groups: Grouping, data: Dataset
             groups.control_labels[known], truth[known]
         )
         if index != index:
-            reasons["adjusted_rand_index"] = (
+            share = np.full(groups.k, np.nan)  # any group of one class alone is pure
+            reasons["adjusted_rand_index"] = reasons["purity"] = (
                 f"the inputs that fire the unit have one class of {about['label']} only."
             )
     notes = [
-        f"{found.firing:,} of {found.read:,} inputs fire the unit"
-        + (f"; the {len(rows):,} strongest were grouped" if found.firing > len(rows) else ""),
+        f"{found.firing:,} of {found.read:,} inputs {'of its class ' * found.chosen}fire the unit"
+        + (f"; the {len(rows):,} strongest were grouped" if found.taken > len(rows) else "")
+        + ("; of a class all are taken" if found.chosen and found.firing < found.taken else ""),
         f"codes at {about['codes_at']}: {groups.parts.points.shape[1]} principal components, "
         f"{100 * groups.parts.share:.0f} % of the variance",
     ]
@@ -337,10 +372,11 @@ def _with_text(result: Facets, work: Capture, found: Fired) -> Facets:
 
     snippets = []
     for near in result.nearest:
-        mine = [int(r) for r in near if r >= 0][:SNIPPETS]
-        snippets.append(
-            tuple(snippet(tokens(r), found.traces[at[r]], int(found.position[at[r]])) for r in mine)
-        )
+        mine = {}
+        for r in near[near >= 0].tolist():
+            one = snippet(tokens(r), found.traces[at[r]], int(found.position[at[r]]))
+            mine.setdefault(one[0][max(0, one[2] - SAME) : one[2] + 1], one)
+        snippets.append(tuple(mine.values())[:SNIPPETS])
     contexts = []
     for i, row in enumerate(found.rows):
         shown, _, last = snippet(tokens(int(row)), found.traces[i], int(found.position[i]))

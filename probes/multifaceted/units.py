@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.errors import ParameterError, ShapeError, closest
 from interp.models import Model
 from interp.structure import linear_shape
 
-__all__ = ["Unit", "deep_point", "find_unit", "output_names", "output_point"]
+__all__ = ["Unit", "coder_identity", "deep_point", "find_unit", "output_names", "output_point"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,14 @@ def find_unit(
     names = output_names(model) if point == _output(model) else ()
     known = names[unit] if 0 <= unit < len(names) else f"{point}[{unit}]"
     return Unit(point, name or known, unit)
+
+
+def coder_identity(coder: Any) -> dict[str, Any]:
+    """Which autoencoder or codebook it is: its class, and a hash of its weights."""
+    found = {"class": type(coder).__name__}
+    if isinstance(coder, nn.Module):
+        found["fingerprint"] = Model(coder, spec=found["class"]).fingerprint
+    return found
 
 
 def output_names(model: Model) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 """A model watched while images pass through it: an objective's values, and their gradient."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from interp.errors import InterpError, LayerNotFound, ModelError, ParameterError
 from interp.hookpoints import HookPoint
@@ -39,7 +41,6 @@ class Watched:
         self._held: dict[str, Tensor] = {}
         self._fired: dict[str, int] = {}
         self._whole = True
-        self._entered: dict[str, Tensor] = {}
         self._stack = ExitStack()
 
     def _resolve(self, name: str) -> HookPoint:
@@ -56,20 +57,17 @@ class Watched:
 
     def __enter__(self) -> "Watched":
         module = self.model.module
-        relus = [n for n, m in module.named_modules() if type(m) is nn.ReLU]
         places = {p.place: p for p in self.points.values()}
         with ExitStack() as stack:  # closes again if one of them fails
             stack.enter_context(evaluating(module))
             stack.enter_context(_frozen(module))
-            stack.enter_context(hooked(module, [HookPoint(n, n, "in") for n in relus], self._enter))
-            stack.enter_context(hooked(module, [HookPoint(n, n) for n in relus], self._leave))
             stack.enter_context(hooked(module, list(places.values()), self._see))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
-        self._held, self._entered = {}, {}
+        self._held = {}
 
     def check(self, images: Tensor) -> None:
         """Run images [1, c, h, w] to the end, and refuse what does not work.
@@ -113,12 +111,13 @@ class Watched:
         if self.points or whole:
             x = self.frame.inputs(images).to(self.model.dtype)
             try:
-                self._run(x)
+                with _Redirecting() if self.redirect else nullcontext():
+                    self._run(x)
             except _Enough:
                 pass
         held = {name: self._held[p.place] for name, p in self.points.items() if p.place in
                 self._held}  # fmt: skip
-        self._held, self._entered = {}, {}
+        self._held = {}
         return Seen(images, held, self.points)
 
     def _run(self, x: Tensor) -> None:
@@ -140,16 +139,6 @@ class Watched:
         if not self._whole and len(self._held) == len(self._names):
             raise _Enough
         return x.clone()  # what works in place downstream leaves what was seen as it is
-
-    def _enter(self, point: HookPoint, x: Tensor) -> Tensor | None:
-        if not self.redirect:
-            return None
-        self._entered[point.module] = x
-        return x.clone()  # for a ReLU that works in place
-
-    def _leave(self, point: HookPoint, x: Tensor) -> Tensor | None:
-        entered = self._entered.pop(point.module, None)
-        return None if entered is None else redirected_relu(entered)
 
 
 class _Enough(Exception):
@@ -177,8 +166,8 @@ class _Redirected(torch.autograd.Function):
 def redirected_relu(x: Tensor) -> Tensor:
     """A ReLU whose gradient, for an image in which none gets through, passes where it would raise.
 
-    Only ``nn.ReLU`` modules become one, for a schedule's first steps; what is written as a function
-    stays as it is.
+    In a schedule's first steps every ReLU becomes one, be it a module or a function; ReLU6 and
+    ``clamp`` stay as they are.
 
     Parameters
     ----------
@@ -187,6 +176,25 @@ def redirected_relu(x: Tensor) -> Tensor:
     Source: lucid's ``redirected_relu_grad``.
     """
     return _Redirected.apply(x)  # pyright: ignore[reportReturnType]
+
+
+class _Redirecting(TorchFunctionMode):
+    """Inside, ReLUs redirect gradients; those that work in place still do."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func not in _RELUS:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(("input", "inplace"), args, strict=False)) | (kwargs or {})
+        x = given["input"]
+        if func in _IN_PLACE or given.get("inplace"):
+            return x.copy_(redirected_relu(x.clone()))
+        return redirected_relu(x)
+
+
+_IN_PLACE = (torch.relu_, Tensor.relu_)
+_RELUS = (functional.relu, torch.relu, Tensor.relu, *_IN_PLACE)
 
 
 @contextmanager

@@ -56,3 +56,11 @@ def test_the_page_escapes_the_objective_and_has_its_table(result):
     page = dashboards.Report([result]).html()
     assert "start_activation" in page and "<b>" not in page.split("<body", 1)[1][:5000]
     assert "images that fire it" in page and result._repr_html_()
+
+
+def test_the_page_shows_the_images_and_which_one_stopped(result):
+    stopped = replace(result, reasons={"image 1": "the gradient was zero at <every> step"})
+    page = dashboards.Report([stopped]).html()
+    assert page.count('alt="Image ') == 2 and "10, from 0" in page
+    assert "the gradient was zero at &lt;every&gt; step" in page
+    assert "Images that fire output[0] &lt;b&gt;" in page

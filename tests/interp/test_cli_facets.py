@@ -3,7 +3,10 @@
 import json
 
 import pytest
+import torch
 
+import interp
+import saes
 from interp.runs import read_results
 
 QUICK = ("--n-top", 60, "--embed", "pca", "--schedule", "none")
@@ -42,12 +45,43 @@ def test_a_hidden_unit_of_a_language_model(invoke, folder, texts, tmp_path):
     assert "Words that its contexts" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_a_latent_of_an_autoencoder_in_a_folder(invoke, tmp_path):
+    net, data = interp.load("demo:digits"), interp.read("demo:digits")
+    _, acts = interp.run_with_cache(net, data.inputs, ["flatten"])
+    coder = saes.TopKSAE(saes.TopKConfig(n_latents=24, k=6), d_in=512)
+    coder.metadata["hookpoint"] = "flatten"
+    latents = coder.encode(acts["flatten"]).detach()
+    index = int((latents > 0).sum(0).argmax())
+    coder.save_pretrained(tmp_path / "sae")
+    done = invoke("facets", "demo:digits", "demo:digits", "--sae", tmp_path / "sae", "--unit",
+                  index, *QUICK, "--n-facets", 2, "--out", tmp_path / "run", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.stdout)["facets"].values()
+    assert found["hookpoint"] == "flatten" and found["unit"] == f"latent {index} at flatten"
+    assert found["firing"] == int((latents[:, index] > 0).sum())
+    assert found["strongest"] == pytest.approx(float(latents[:, index].max()), rel=1e-4)
+    with torch.no_grad():
+        coder.W_dec.mul_(2)
+    coder.save_pretrained(tmp_path / "sae")  # another autoencoder at the same place
+    assert len(read_results(tmp_path / "run")[0].provenance["coder"]["fingerprint"]) == 16
+    other = invoke("facets", "demo:digits", "demo:digits", "--sae", tmp_path / "sae", "--unit",
+                   index, *QUICK, "--n-facets", 2, "--out", tmp_path / "run",
+                   "--resume")  # fmt: skip
+    assert other.exit_code == 1 and "other options (sae)" in other.stderr, other.output
+    wrong = invoke("facets", "demo:digits", "demo:digits", "--sae", tmp_path / "sae", "--unit", 24,
+                   *QUICK, "--out", tmp_path / "other")  # fmt: skip
+    assert wrong.exit_code == 2 and "latents 0 to 23" in wrong.stderr
+    assert not (tmp_path / "other").exists()
+
+
 def test_refusals_leave_nothing(invoke, tmp_path):
     out = tmp_path / "run"
     for code, words, *more in (
         (2, "--unit is needed"),
         (2, "no output of demo:digits is called 'odd'", "--unit", "odd"),
         (2, "out has units 0 to 2", "--unit", 3),
+        (2, "schedule must be one of", "--unit", 0, "--schedule", "lucit"),
+        (2, "embed must be one of", "--unit", 0, "--embed", "mds"),
         (2, "go together", "--unit", 0, "--image-mean", "0.5"),
         (2, "--image-mean and --image-std take numbers", "--unit", 0, "--image-mean", "a",
          "--image-std", "b"),

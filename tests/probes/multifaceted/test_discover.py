@@ -86,8 +86,18 @@ def test_refusals():
         find_facets(codes, 0)
     with pytest.raises(ParameterError, match="hdbscan finds its own"):
         find_facets(codes, 2, cluster="hdbscan")
+    with pytest.raises(DataError, match="at most 10,000 rows; got 10,001"):
+        find_facets(np.zeros((10_001, 1)))
     with pytest.raises(ShapeError, match=r"matrix \[rows, width\]; got \[3\]"):
         find_facets(np.zeros(3))
+
+
+def test_fewer_places_than_facets_is_said():
+    codes = np.repeat(np.eye(3), 8, axis=0)
+    found = find_facets(codes, 5, embed="pca", draws=5)
+    assert found.k == 3
+    assert found.reasons["labels"] == "5 facets were asked for and the map has 3 different places."
+    assert "labels" not in find_facets(codes, 3, embed="pca", draws=5).reasons
 
 
 def test_agreement_and_purity_by_hand():

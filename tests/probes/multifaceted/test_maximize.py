@@ -206,6 +206,34 @@ def test_a_dead_unit_is_said_to_be_dead_unless_relus_redirect():
     assert probes.maximize(net, o.channel("relu2", 3), starts=begun, schedule=plain).reasons
 
 
+def test_an_image_that_dies_on_the_way_is_said_to():
+    class Falls(nn.Module):  # fires below .6 alone: a step of 20 grey levels upwards ends it
+        def forward(self, x):
+            x = x.mean((2, 3))
+            return torch.where(x < 0.6, x, 0 * x.detach())
+
+    octave = schedules.Octave(steps=9, rate=(20, 20))
+    plan = schedules.Schedule(
+        name="s", parameterisation="pixel", octaves=(octave,), optimiser="mean_abs"
+    )
+    begun = torch.tensor([0.5, 0.3, 0.0]).view(3, 1, 1, 1).expand(-1, -1, 4, 4)
+    found = probes.maximize(Falls(), o.logit(0), starts=begun.clone(), schedule=plan)
+    # .5 and .3 pass .6 after 2 and 4 steps of 20 / 255, 0 after 8
+    wanted = {f"image {i}": f"the gradient was zero in the last {9 - m} of 9 steps"
+              for i, m in enumerate((2, 4, 8))}  # fmt: skip
+    assert found.reasons == wanted
+    assert not probes.maximize(Falls(), o.logit(0), starts=begun.clone(),
+                               schedule=plan.shortened(2 / 9)).reasons  # fmt: skip
+
+
+def test_crops_finer_than_a_model_of_small_images_knows_are_said():
+    for size, side, said in ((32, (0.5, 0.05), True), (32, (1.0, 0.6), False),
+                             (224, (0.5, 0.05), False)):  # fmt: skip
+        schedule = schedules.maco(steps=1, crops=1, side=side)
+        found = probes.maximize(Net(), o.logit(0), size=size, schedule=schedule)
+        assert ("the last crops are 4 pixels wide" in " ".join(found.notes)) is said
+
+
 @pytest.mark.parametrize("c", [1, 3, 5])
 def test_any_size_and_number_of_channels(c):
     schedule = schedules.lucid(steps=10)

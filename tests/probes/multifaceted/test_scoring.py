@@ -74,6 +74,8 @@ def test_what_is_undefined_is_nan_with_its_reason():
     assert one.own_cosine == pytest.approx(1) and np.isnan(one.other_cosine).all()
     assert one.reasons["recognised"] == "there is no other facet"
     assert one.reasons["purity"] == "a facet has no labelled member"
+    pure = probes.facet_scores(Means(), made([[0.1, 0, 0], [0.2, 0, 0]]), labels=[["a"], ["a"]])
+    assert np.isnan(pure.purity).all() and "any facet is pure" in pure.reasons["purity"]
     black = probes.facet_scores(
         Means(), made([[0.0, 0, 0], [1.0, 0, 0]]), hookpoint="deep", centroids=np.ones((2, 3))
     )

@@ -26,6 +26,9 @@ def test_scores_by_hand():
     scores, diversity = image_scores(np.array([1.0]), codes[:1], centres[:1], best=-1.0)
     assert np.isnan(scores["ratio"]).all() and np.isnan(scores["other_cosine"]).all()
     assert np.isnan(diversity)
+    dark = image_scores(np.ones(2), np.array([[0.0, 0], [0, 5]]), centres, 1.0)
+    assert np.isnan(dark[0]["own_cosine"][0]) and dark[0]["facet"].tolist() == [-1, 1]
+    assert np.isnan(dark[1])
     same = image_scores(np.ones(2), np.ones((2, 2)), centres, 1.0)[1]
     assert np.isclose(same, 0)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -135,6 +136,14 @@ def test_bad_input(net, data):
         probes.facets(Two(), torch.randn(9, 8), unit=0, **QUICK)
 
 
+def test_of_one_class_neither_purity_nor_agreement_means_anything(net, data):
+    rows = data.rows.assign(digit=3)
+    found = probes.facets(net, interp.data.replace(data, rows=rows), unit=0, n_top=60, n_facets=2,
+                          **QUICK)  # fmt: skip
+    assert np.isnan(found.purity).all() and np.isnan(found.adjusted_rand_index)
+    assert "one class of digit only" in found.reasons["purity"]
+
+
 def test_images_out_of_range_keep_their_facets_and_say_why(net, data):
     raw = interp.data.replace(data, inputs=data.inputs * 16)
     found = probes.facets(net, raw, unit="even", n_top=60, n_facets=2, **QUICK)
@@ -147,6 +156,38 @@ def test_paper_mode_takes_ten_and_the_released_schedule(net, data):
     assert found.n_facets == 10 and found.mode == "paper"
 
 
+def test_the_paper_s_images_of_a_class_need_not_fire(data):
+    named = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    named.output_names = tuple(map(str, range(10)))
+    with torch.no_grad():
+        named[1].bias -= torch.tensor([0.0] * 3 + [100.0] + [0.0] * 6)
+    options = {"unit": "3", "mode": "paper", "n_facets": 2, **QUICK}
+    found = probes.facets(named, data, **options)
+    threes = int((data.rows["digit"] == 3).sum())
+    assert found.n == found.read == threes and found.firing == 0
+    assert found.notes[0] == (
+        f"0 of {threes} inputs of its class fire the unit; of a class all are taken"
+    )
+    assert set(data.rows["digit"].iloc[found.rows]) == {3}
+
+
+def test_wrong_options_are_refused_before_anything_is_read():
+    for words, option in (
+        ("mode must be", {"mode": "papre"}),
+        ("embed must be", {"embed": "mds"}),
+        ("cluster must be", {"cluster": "dbscan"}),
+        ("n_facets must be", {"n_facets": 0}),
+        ("hdbscan finds its own", {"cluster": "hdbscan", "n_facets": 3}),
+        ("n_top must be", {"n_top": 0}),
+        ("nearest must be", {"nearest": 0}),
+        ("stay must be", {"stay": -1.0}),
+        ("stay must be", {"stay": float("nan")}),
+        ("schedule must be", {"schedule": "lucit"}),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            probes.facets("no such model", "no such data", unit=0, **option)
+
+
 def test_texts_have_snippets(gpt2, texts):
     found = probes.facets(gpt2, texts * 3, unit=5, hookpoint="mlp_act.1", threshold=-9, n_facets=2,
                           **QUICK)  # fmt: skip
@@ -154,6 +195,57 @@ def test_texts_have_snippets(gpt2, texts):
     assert len(found.snippets) == 2 and all(len(s) >= 1 for s in found.snippets)
     tokens, values, at = found.snippets[0][0]
     assert len(tokens) == len(values) and values[at] == max(values)
+    for shown in found.snippets:  # each text is there three times, and shown once
+        ends = [tuple(t[max(0, at - 4) : at + 1]) for t, _, at in shown]
+        assert len(set(ends)) == len(ends)
+
+
+def files(folder):
+    """Forty images of two kinds, the left half light or the right, larger than a model reads."""
+    drawn = np.random.default_rng(0)
+    for kind in range(2):
+        (folder / f"kind{kind}").mkdir(parents=True)
+        for i in range(20):
+            pixels = drawn.integers(0, 60, (24, 24, 3), dtype=np.uint8)
+            pixels[:, 12 * kind : 12 * kind + 12] += 160
+            Image.fromarray(pixels).save(folder / f"kind{kind}" / f"{i:02d}.png")
+    return interp.read(folder)
+
+
+def test_a_vision_transformer_reads_image_files_through_its_processor(tiny, tmp_path):
+    from transformers import ViTImageProcessor
+
+    model = interp.load(tiny("vit"), processor=ViTImageProcessor(size={"height": 16, "width": 16}))
+    data = files(tmp_path / "data")
+    options = {"hookpoint": "mlp_act.1", "codes_at": "resid_post.2", "threshold": -9.0}
+    found = probes.facets(model, data, unit=3, **options, embed="pca", draws=19, n_facets=2,
+                          schedule=lucid(20))  # fmt: skip
+    assert found.n == 40 and found.modality == "image" and found.means.shape == (2, 3, 16, 16)
+    assert found.adjusted_rand_index == 1  # two kinds, two facets
+    pixels = torch.as_tensor(found.images) * 2 - 1  # the processor's mean and deviation are .5
+    _, acts = interp.run_with_cache(model, {"pixel_values": pixels}, ["mlp_act.1"])
+    acts = acts["mlp_act.1"][..., 3].amax(1)
+    np.testing.assert_allclose(found.image_scores["activation"], acts, rtol=1e-4)
+    first = np.asarray(
+        Image.open(data.inputs[int(found.nearest[0, 0])]).resize(
+            (16, 16), Image.Resampling.BILINEAR
+        )
+    )
+    assert np.abs(found.shown[0, 0].transpose(1, 2, 0).astype(int) - first).max() <= 1
+
+
+def test_the_vision_tower_of_a_dual_encoder(tiny, tmp_path):
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    size = {"height": 16, "width": 16}
+    half = [0.5, 0.5, 0.5]
+    processor = CLIPImageProcessorPil(size=size, crop_size=size, image_mean=half, image_std=half)
+    model = interp.load(tiny("clip"), processor=processor)
+    found = probes.facets(model, files(tmp_path / "data"), unit=3, hookpoint="vision.mlp_act.1",
+                          codes_at="vision.resid_post.2", threshold=-9.0, embed="pca", draws=5,
+                          n_facets=2, schedule=lucid(5))  # fmt: skip
+    assert found.reasons.keys() <= {"several"} and found.images.shape == (2, 3, 16, 16)
+    assert np.isfinite(found.image_scores["activation"]).all()
 
 
 @pytest.mark.real

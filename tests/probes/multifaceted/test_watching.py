@@ -151,3 +151,39 @@ def test_what_does_not_work_is_said():
         with watched(shared, o.unit("1", 0)) as w:
             w.check(images()[:1])
     assert hooks(shared) == 0
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("relu", ["function", "torch", "method", "dropped"])
+def test_relus_written_as_functions_redirect_too(relu, inplace):
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 1)
+            self.after = nn.Identity()
+
+        def forward(self, x):
+            x = self.conv(x)
+            if relu == "function":
+                x = nn.functional.relu(x, inplace=inplace)
+            elif relu == "torch":
+                x = torch.relu_(x) if inplace else torch.relu(x)
+            elif relu == "method":
+                x = x.relu_() if inplace else x.relu()
+            else:  # what works in place may be called for that alone
+                nn.functional.relu(x, inplace=True)
+            return self.after(x)
+
+    module = Functional().eval()
+    with torch.no_grad():
+        module.conv.bias[1] = -50.0
+        right = module(images())
+    with watched(module, o.channel("after", 1) + o.channel("after", 0)) as w:
+        w.redirect = True
+        torch.testing.assert_close(w.values(images()), right[:, :2].mean((2, 3)).sum(1))
+    with watched(module, o.channel("after", 1)) as w:
+        for redirect in (False, True):
+            w.redirect = redirect
+            leaf = images().requires_grad_()
+            (slope,) = torch.autograd.grad(w.values(leaf).sum(), leaf)
+            assert bool(slope.any()) is redirect
