@@ -152,3 +152,16 @@ def test_refusals():
         channel_axes(nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 2)))
     with pytest.raises(ParameterError, match="needs a threshold"):
         feature_complexity(simplex(), [])
+
+
+def test_channels_that_read_one_input_each_are_left_alone():
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv2d(6, 2, 1),
+        nn.ReLU(), nn.Conv2d(2, 4, 1),
+    )  # fmt: skip
+    with torch.no_grad():
+        net[2].weight.copy_(net[2].weight[:1].expand(6, 1, 3, 3))  # alike, but of other inputs
+    assert [a.producer for a in channel_axes(net)] == ["4"]
+    smaller, _ = merge_channels(net, 0.5)
+    x = torch.randn(2, 3, 8, 8, generator=generator())
+    torch.testing.assert_close(smaller(x), net(x))
