@@ -93,3 +93,9 @@ def test_what_has_no_rate_and_what_is_refused():
         coding_rate(Z, 0)
     with pytest.raises(ShapeError, match=r"\[K, 3, p\]"):
         sparse_rate_reduction(Z, np.eye(3))
+
+
+def test_a_stream_joins_only_the_same_settings():
+    a, b = RateSums(0.1).update(np.eye(3)), RateSums(0.2).update(np.eye(3))
+    with pytest.raises(ParameterError, match="other settings"):
+        a.merge(b)
