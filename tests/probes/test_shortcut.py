@@ -80,6 +80,8 @@ def test_nothing_global_is_seeded_and_a_seed_repeats():
 def test_refusals():
     with pytest.raises(ParameterError, match=".5 to below 1; got 1"):
         predictivity_mean(1)
+    with pytest.raises(ParameterError, match="predictivities above .5"):
+        shortcut_bias(predictivity=(0.5,), seeds=1)
     with pytest.raises(ParameterError, match="an even d"):
         shortcut_data(10, d=3)
     with pytest.raises(ParameterError, match="one a probe item, 4096"):
