@@ -45,6 +45,9 @@ def test_batches_and_seeds():
     one, two = (removal_curve(Bright(), IMAGES, shares=(0.5,), seed=s) for s in (0, 0))
     assert np.array_equal(one.confidence, two.confidence)
     assert np.isnan(one.accuracy).all() and one.reasons["accuracy"] == "there are no labels."
+    small = removal_curve(Bright(), IMAGES, shares=(0.5,), batch_size=7)
+    np.testing.assert_allclose(small.confidence, one.confidence, rtol=1e-6)
+    assert torch.equal(patch_masks(3, (16, 16), 0.5, first=2), patch_masks(5, (16, 16), 0.5)[2:])
     other = removal_curve(Bright(), IMAGES, shares=(0.5,), seed=1)
     assert not np.array_equal(one.confidence, other.confidence)
 
