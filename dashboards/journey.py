@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from dashboards import html
-from probes.layered import Geometry
+from probes.geometry_result import Geometry
 
 __all__ = ["journey"]
 

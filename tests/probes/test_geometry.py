@@ -45,6 +45,11 @@ def rows(kind):
     return float_rows(X), y
 
 
+def heads(X):
+    """Two projections of half the width."""
+    return torch.eye(X.shape[1], dtype=torch.float64).reshape(X.shape[1], 2, -1).transpose(0, 1)
+
+
 KINDS = ["one class", "constant columns", "all constant", "all zero", "fewer rows than dimensions",
          "duplicates", "one point a class", "nan", "infinite", "two rows", "one row"]  # fmt: skip
 UNDEFINED = {"nan", "infinite"}
@@ -57,7 +62,8 @@ NEEDS_CLASSES = {"gdv", "alignment_target", "rate_reduction", "prefixes"}
 def test_degenerate_input_is_a_number_or_nan_with_a_reason(name, kind):
     X, y = rows(kind)
     found = MEASURES[name].find(
-        X, Setting(y, X[:, :3], features={"a": y, "b": np.arange(len(y)) % 3})
+        X,
+        Setting(y, X[:, :3], features={"a": y, "b": np.arange(len(y)) % 3}, heads=heads(X)),
     )
     if isinstance(found, Measured):
         assert np.isfinite(found) != bool(found.reason)
@@ -79,7 +85,7 @@ def test_degenerate_input_is_a_number_or_nan_with_a_reason(name, kind):
 
 
 OWN = {"gdv", "alignment_input", "alignment_target", "rank", "coding_rate", "rate_reduction", "cka",
-       "rsa", "rank_curve", "prefixes"}  # fmt: skip
+       "rsa", "rank_curve", "prefixes", "sparse_rate"}  # fmt: skip
 
 
 def value(name, X, y, inputs):
@@ -148,7 +154,8 @@ def test_a_pass_over_a_store(store, tmp_path):
     found = geometry_by_layer(store, "label", progress=lambda *a: said.append(a))
     assert said == [(0, 3, "first"), (1, 3, "heads"), (2, 3, "flat"), (3, 3, "")]
     assert found.name == "toy.label" and found.n == 60 and found.widths == (8, 8, 3)
-    assert found.measures == tuple(MEASURES) and found.inputs == "the first hook point, first"
+    assert set(MEASURES) - set(found.measures) == {"sparse_rate"}  # no model, so no heads
+    assert found.inputs == "the first hook point, first"
     assert found.values["alignment_input"][0] == pytest.approx(1)
     assert found.values["gdv"][0] < -0.05 < found.values["gdv"][1]
     assert np.isnan(found.values["rank"][2])
