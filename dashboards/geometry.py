@@ -356,8 +356,8 @@ def _near(result: Geometry, z: np.ndarray, name: str) -> str:
     i = int(np.nanargmin(beside))
     return (
         f"{name.upper()} of {len(z)} layers with each other. Neighbours are at least "
-        f"{beside[i]:.2f} alike, {result.hookpoints[i]} and {result.hookpoints[i + 1]}; the first "
-        f"and the last {_number(z[0, -1])}."
+        f"{_number(beside[i])} alike, {result.hookpoints[i]} and {result.hookpoints[i + 1]}; the "
+        f"first and the last {_number(z[0, -1])}."
     )
 
 

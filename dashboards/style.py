@@ -188,6 +188,7 @@ def depth_axis(fig: Plot, hookpoints: Sequence[str]) -> None:
         tickvals=f32(shown),
         ticktext=[names[i] for i in shown],
         range=[-0.5, len(names) - 0.5],
+        autotickangles=[0, -30, -90],  # a name that falls to the right is cut off at the last place
         title_text=f"depth (i is {label(role, 30)}.i)" if role else "hook point, by depth",
         automargin=True,
     )

@@ -260,6 +260,7 @@ def test_the_first_and_the_last_hook_point_are_always_named(n):
     depth_axis(fig, [f"resid_post.{i}" for i in range(n)])
     shown = fig.layout.xaxis.tickvals.tolist()
     assert shown[0] == 0 and shown[-1] == n - 1 and len(shown) <= 16
+    assert max(fig.layout.xaxis.autotickangles) == 0  # none falls beyond the right edge
     step = -(-n // 16)
     assert n == 1 or min(np.diff(shown)) >= step and max(np.diff(shown)) < 2 * step
     assert spread(0, 16) == []
