@@ -209,6 +209,11 @@ def test_rows_are_drawn_alike_at_every_layer():
     assert found.notes == tuple(
         f"{m} reads 1,000 of the 1,100 rows, drawn by the seed." for m in ("cka", "rsa")
     )
+    y = np.random.default_rng(0).permutation(2100) % 3
+    labelled = ActivationStore.from_tensors({"a": torch.eye(3)[y]}, {"label": y.tolist()})
+    told = geometry_by_layer(labelled, "label", measures=["alignment_target", "information_label"])
+    assert told.values["alignment_target"] == pytest.approx(1) and len(told.notes) == 2
+    assert told.values["information_label"][0] > 0.3
     again = geometry_by_layer(store, measures=["cka"], seed=1)
     assert "seed" in again.provenance and again.provenance["seed"] == 1
 

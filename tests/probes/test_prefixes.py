@@ -49,6 +49,7 @@ def test_each_length_is_ridge_regression_on_that_prefix(nested):
 
     X, y = nested
     fold = grouped_folds(y, None, folds=FOLDS, seed=0)
+    X = X + 4.0 * (fold == 0)[:, None]  # what is held out has a mean of its own, and no say
     train = X[fold != 0] - X[fold != 0].mean(0)
     strength = RIDGE * (train**2).sum(0).mean()
     for m, accuracy in zip(

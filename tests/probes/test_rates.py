@@ -73,6 +73,9 @@ def test_classes_with_directions_of_their_own_are_worth_knowing():
     one = 0.5 * np.log(1 + 4 / 0.01)
     whole = np.log(1 + 4 / (10 * 0.01) * 5)
     assert found == pytest.approx(whole - one) and found.parts["Rc"] == pytest.approx(one)
+    spread = class_rate_reduction(np.eye(4)[[0, 1, 2, 2, 2, 2]], [0, 0, 1, 1, 1, 1], 0.01)
+    two = np.log(1 + 4 / 0.02)  # two directions in two rows
+    assert spread.parts["Rc"] == pytest.approx(2 / 6 * two + 4 / 6 * one)
     mixed = class_rate_reduction(Z, np.arange(10) % 2, 0.01)
     assert 0 <= mixed < 0.2 * found
     assert class_rate_reduction(Z, np.zeros(10)).reason
