@@ -201,6 +201,14 @@ def test_rows_without_a_label_are_left_out_of_everything(store):
         np.testing.assert_allclose(some.values[name], numbers)
 
 
+def test_the_rounding_of_what_is_stored_is_no_dimension():
+    draw = torch.Generator().manual_seed(0)
+    X = torch.randn(50, 2, generator=draw) @ torch.randn(2, 8, generator=draw)  # rounded to float32
+    store = ActivationStore.from_tensors({"a": X})
+    found = geometry_by_layer(store, measures=["rank"])
+    assert found.parts["rank"]["numerical_rank"].tolist() == [2]
+
+
 def test_rows_are_drawn_alike_at_every_layer():
     X = torch.randn(1100, 4, generator=torch.Generator().manual_seed(0))
     store = ActivationStore.from_tensors({"a": X, "b": 2 * X + 1})

@@ -184,3 +184,12 @@ class Turned(nn.Module):
 def test_what_moves_or_mixes_places_is_refused_though_the_shape_stays(how):
     with pytest.raises(ModelError, match="no mask for what"):
         layer_masked(Turned(how).requires_grad_(False), IMAGES, MASKS)
+
+
+def test_the_greatest_of_a_window_is_one_that_is_kept():
+    mask = torch.ones(4, 4)
+    mask[0, :3] = 0
+    mask[1, :2] = 0
+    below = -torch.arange(1.0, 17).reshape(1, 1, 4, 4)  # a zero would be above all of them
+    found = layer_masked(nn.MaxPool2d(2), below, mask)
+    assert found[0, 0].tolist() == [[0, -4], [-9, -11]]  # the first window has none
