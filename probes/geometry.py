@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.errors import ParameterError, closest
 from probes.account import provenance_of
 from probes.anchors import relative, relative_similarity, stitching
-from probes.concepts import column, concept_name, first_rows, read_concept
+from probes.concepts import column, concept_name, first_rows, groups_of, read_concept
 from probes.discrimination import gdv
 from probes.dissimilarity import rank_unit, rsa
 from probes.generations import backward_compatibility
@@ -220,7 +220,7 @@ def geometry_by_layer(
         matrices of layers one vector a layer.
     label : column of classes, or None: what needs labels is then undefined. Rows without one are
         left out.
-    groups : column whose values stay on one side of a split, or None.
+    groups : column whose values stay on one side of a split; documents, where rows are positions.
     features : more columns that some measures read, each with few values.
     measures : names in `MEASURES`; all by default.
     inputs : [n, ...] what the model was given, as numbers, a row a row of the store; by default the
@@ -245,6 +245,7 @@ def geometry_by_layer(
     heads = {name: U for name, U in (heads or {}).items() if name in names}
     if not heads:
         asked = [m for m in asked if "heads" not in m.needs] or asked
+    groups = groups_of(store, groups)
     concept = read_concept(store.rows, label, groups) if label is not None else None
     rows = concept.rows if concept is not None else np.arange(len(store.rows))
     first = None

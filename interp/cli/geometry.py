@@ -210,11 +210,12 @@ def _extra(
 
     import probes
     from probes.account import provenance_of
-    from probes.concepts import read_concept
+    from probes.concepts import groups_of, read_concept
     from probes.geometry import NOISE
     from probes.measured import float_rows
     from probes.plan import choose_hookpoints
 
+    group = groups_of(store, group)
     name, concept, short = names
     kind = {"information_plane": probes.InformationPlane}.get(measure, probes.VarianceExplained)
     if run.found(kind, name) is not None:

@@ -201,6 +201,20 @@ def test_rows_without_a_label_are_left_out_of_everything(store):
         np.testing.assert_allclose(some.values[name], numbers)
 
 
+def test_positions_of_a_document_stay_on_one_side():
+    draw = np.random.default_rng(0)
+    y = draw.permutation(np.arange(40) % 2)
+    own = draw.normal(size=(40, 6)).repeat(5, axis=0) + 0.01 * draw.normal(size=(200, 6))
+    rows = {"document": np.arange(200) // 5, "position": np.arange(200) % 5, "label": y.repeat(5)}
+    stores = [ActivationStore.from_tensors({"a": torch.from_numpy(own)}, rows) for _ in range(2)]
+    stores[1].manifest["pool"] = "all"
+    leaky, kept = (
+        geometry_by_layer(s, "label", measures=["prefixes"]).curves["prefixes"]["a"] for s in stores
+    )
+    assert leaky["neighbour"][-1] == 1 and kept["neighbour"][-1] < 0.8
+    assert (kept["probe"] <= 0.85).all()
+
+
 def test_the_rounding_of_what_is_stored_is_no_dimension():
     draw = torch.Generator().manual_seed(0)
     X = torch.randn(50, 2, generator=draw) @ torch.randn(2, 8, generator=draw)  # rounded to float32
