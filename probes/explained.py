@@ -277,6 +277,8 @@ def _folds(n: int, folds: int, groups: Any, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     place = np.arange(n) if groups is None else codes(groups, n)[1]
     units = int(place.max()) + 1
+    if folds > 1 and units < 2:
+        raise DataError("all rows are of one group, so none can be held out; give folds=1.")
     return (rng.permutation(units) % folds)[place].astype(np.int64)
 
 

@@ -112,7 +112,7 @@ def removal_curve(
             f"removal_curve takes ways of {', '.join(WAYS)}, shares from 0 to 1 and a patch from 1 "
             f"on; got {', '.join(ways)}, {list(shares)}, {patch}."
         )
-    if images.ndim != 4 or (labels is not None and len(labels) != len(images)):
+    if images.ndim != 4 or not len(images) or (labels is not None and len(labels) != len(images)):
         raise ShapeError("removal_curve takes images [n, c, h, w], and a label each or none.")
     model, levels, n = load(model), sorted({0.0, *map(float, shares)}), len(images)
     sums = np.zeros((3, len(ways), len(levels)))

@@ -145,6 +145,8 @@ def test_degenerate_input_is_nan_with_its_reason():
 def test_refusals():
     with pytest.raises(ParameterError, match="0 components or more; got 0, 10"):
         variance_explained(H, {"a": A}, folds=0)
+    with pytest.raises(DataError, match="of one group"):
+        variance_explained(H, {"a": A}, groups=np.zeros(100, int))
     with pytest.raises(DataError, match="at least one feature"):
         variance_explained(H, {})
     with pytest.raises(DataError, match="missing or not finite"):

@@ -64,6 +64,8 @@ def test_patches_are_squares_and_as_many_as_asked(taken):
 def test_refusals():
     with pytest.raises(ParameterError, match="ways of layer masking"):
         removal_curve(Bright(), IMAGES, ways=("blur",))
+    with pytest.raises(ShapeError, match="takes images"):
+        removal_curve(Bright(), IMAGES[:0])
     with pytest.raises(ShapeError, match="a label each"):
         removal_curve(Bright(), IMAGES, Y[:-1])
     with pytest.raises(ShapeError, match="needs a classifier"):
