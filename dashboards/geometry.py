@@ -16,10 +16,11 @@ from dashboards.style import (
     house,
     least,
     light,
+    spread,
     ticks,
 )
 from probes.geometry import MEASURES
-from probes.layered import Geometry
+from probes.geometry_result import Geometry
 
 __all__ = [
     "curve_figure",
@@ -134,12 +135,12 @@ def matrix_figure(result: Geometry, name: str) -> Plot:
     )
     depth_axis(fig, result.hookpoints)
     names, _ = ticks(result.hookpoints)
-    step = math.ceil(len(names) / 24)
+    shown = spread(len(names), 24)
     fig.update_xaxes(showgrid=False, showline=False, ticks="")
     fig.update_yaxes(
         tickmode="array",
-        tickvals=f32(np.arange(0, len(names), step)),
-        ticktext=names[::step],
+        tickvals=f32(shown),
+        ticktext=[names[i] for i in shown],
         range=[len(names) - 0.5, -0.5],
         showgrid=False,
         showline=False,
@@ -355,8 +356,8 @@ def _near(result: Geometry, z: np.ndarray, name: str) -> str:
     i = int(np.nanargmin(beside))
     return (
         f"{name.upper()} of {len(z)} layers with each other. Neighbours are at least "
-        f"{beside[i]:.2f} alike, {result.hookpoints[i]} and {result.hookpoints[i + 1]}; the first "
-        f"and the last {_number(z[0, -1])}."
+        f"{_number(beside[i])} alike, {result.hookpoints[i]} and {result.hookpoints[i + 1]}; the "
+        f"first and the last {_number(z[0, -1])}."
     )
 
 

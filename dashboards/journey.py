@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from dashboards import html
-from probes.layered import Geometry
+from dashboards.lines import said
+from probes.geometry_result import Geometry
 
 __all__ = ["journey"]
 
@@ -19,14 +20,14 @@ CLOSE = 0.01
 
 def journey(result: Geometry) -> list[html.Part]:
     """A sentence a question: dimensions, classes, input and target, the largest step, prefixes."""
-    said = (
+    told = (
         _dimensions(result),
         _classes(result),
         _alignment(result),
         _step(result),
         _prefix(result),
     )
-    items = tuple(s for s in said if s)
+    items = tuple(s for s in told if s)
     return [html.Items(items, kind="findings")] if items else []
 
 
@@ -69,12 +70,12 @@ def _classes(result: Geometry) -> tuple[html.Cell, ...] | None:
         html.Code(result.label, 60),
     )  # fmt: skip
     if row[best] > APART:
-        return (*lead, f" hardly stand apart at any layer (GDV {row[best]:.3f} at best, at ",
+        return (*lead, f" hardly stand apart at any layer (GDV {said(row[best], 3)} at best, at ",
                 _at(result, best), ").")  # fmt: skip
-    more = [] if best == len(row) - 1 else [f", and {row[-1]:.3f} at the end"]
+    more = [] if best == len(row) - 1 else [f", and {said(row[-1], 3)} at the end"]
     return (
-        *lead, " stand apart most at ", _at(result, best), f", with a GDV of {row[best]:.3f} "
-        "where ", _at(result, 0), f" has {row[0]:.3f}", *more, ".",
+        *lead, " stand apart most at ", _at(result, best), f", with a GDV of {said(row[best], 3)} "
+        "where ", _at(result, 0), f" has {said(row[0], 3)}", *more, ".",
     )  # fmt: skip
 
 
@@ -98,8 +99,8 @@ def _alignment(result: Geometry) -> tuple[html.Cell, ...] | None:
 def _moves(row: np.ndarray) -> str:
     change = row[-1] - row[0]
     if abs(change) < STILL:
-        return f"stays at {abs(row[-1]) if abs(row[-1]) < 0.005 else row[-1]:.2f}"
-    return f"{'rises' if change > 0 else 'falls'} from {row[0]:.2f} to {row[-1]:.2f}"
+        return f"stays at {said(row[-1])}"
+    return f"{'rises' if change > 0 else 'falls'} from {said(row[0])} to {said(row[-1])}"
 
 
 def _step(result: Geometry) -> tuple[html.Cell, ...] | None:
@@ -110,8 +111,9 @@ def _step(result: Geometry) -> tuple[html.Cell, ...] | None:
     i = int(np.argmin(beside))
     return (
         html.Strong("Steps"), ": the layers change most from ", _at(result, i), " to ",
-        _at(result, i + 1), f" (CKA {beside[i]:.2f}; between other neighbours at least "
-        f"{np.delete(beside, i).min():.2f}); the first and the last are {matrix[0, -1]:.2f} alike.",
+        _at(result, i + 1), f" (CKA {said(beside[i])}; between other neighbours at least "
+        f"{said(np.delete(beside, i).min())}); the first and the last are {said(matrix[0, -1])} "
+        "alike.",
     )  # fmt: skip
 
 

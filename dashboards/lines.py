@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dashboards.html import label
-from dashboards.style import ON_DEEP, ON_PALE, SCALE, Plot, f32, light
+from dashboards.style import ON_DEEP, ON_PALE, SCALE, Plot, f32, light, spread
 
 __all__ = ["LOOKS", "add_cells", "add_line", "axis_names", "said"]
 
@@ -80,15 +80,17 @@ def add_cells(
 
 def axis_names(names: Sequence[str], most: int = 24, width: int = 24) -> dict[str, Any]:
     """Settings of an axis with a name at each place, not all of them where there are many."""
-    step = max(1, math.ceil(len(names) / most))
+    shown = spread(len(names), most)
     return {
         "tickmode": "array",
-        "tickvals": f32(range(0, len(names), step)),
-        "ticktext": [label(n, width) for n in names[::step]],
+        "tickvals": f32(shown),
+        "ticktext": [label(names[i], width) for i in shown],
+        "autotickangles": [0, -30, -90],  # to the right, a name at the end would be cut off
         "showgrid": False,
     }
 
 
 def said(value: float, digits: int = 2) -> str:
-    """A number, or a dash where it is undefined."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "—"
+    """A number, or a dash where it is undefined; no minus before a zero."""
+    text = f"{value:.{digits}f}" if math.isfinite(value) else "—"
+    return text.lstrip("-") if not text.strip("-0.") else text

@@ -55,8 +55,8 @@ from probes.disentangling import InfoMEC
 from probes.explained import VarianceExplained
 from probes.firing import Sparsity
 from probes.flow import Flow
+from probes.geometry_result import Geometry
 from probes.layer_pooling import LayerPooling
-from probes.layered import Geometry
 from probes.maps import ClusterMap
 from probes.merging import FeatureComplexity
 from probes.multifaceted.maximized import Maximized

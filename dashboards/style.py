@@ -173,16 +173,22 @@ def ticks(hookpoints: Sequence[str]) -> tuple[list[str], str]:
     return [label(h, 24) for h in hookpoints], ""
 
 
+def spread(n: int, most: int) -> list[int]:
+    """At most so many of n places, evenly apart, the first and the last always."""
+    step = max(1, math.ceil(n / most))
+    return [i for i in range(0, n - 1, step) if n - 1 - i >= step] + [n - 1] * (n > 0)
+
+
 def depth_axis(fig: Plot, hookpoints: Sequence[str]) -> None:
     """Name the hook points under the axis, at most sixteen of them."""
     names, role = ticks(hookpoints)
-    step = max(1, math.ceil(len(names) / 16))
-    shown = range(0, len(names), step)
+    shown = spread(len(names), 16)
     fig.update_xaxes(
         tickmode="array",
-        tickvals=f32(list(shown)),
+        tickvals=f32(shown),
         ticktext=[names[i] for i in shown],
         range=[-0.5, len(names) - 0.5],
+        autotickangles=[0, -30, -90],  # a name that falls to the right is cut off at the last place
         title_text=f"depth (i is {label(role, 30)}.i)" if role else "hook point, by depth",
         automargin=True,
     )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dashboards import tables
-from dashboards.html import label
+from dashboards.html import clip, label
 from dashboards.style import Plot, band, f32, house, light
 from probes.thinning import DensityCurve
 
@@ -71,7 +71,7 @@ def thinning_reading(result: DensityCurve) -> str:
         "statistical": "mean + deviation x normal quantile of each token is taken off and what is "
         "below 0 set to 0 (ddof " + str(result.ddof) + ")",
     }[result.method]
-    where = label(", ".join(result.hookpoints), 60)
+    where = clip(", ".join(result.hookpoints), 60)
     text = (
         f"At {where} {what}, without any training for it. The upper three have the realised "
         "density, on a logarithmic axis; the lowest shows it for each layer beside what was asked. "

@@ -35,7 +35,6 @@ def others() -> dict[str, Callable[[Any, Any, Any], Any]]:
         "infomec": lambda X, Y, y: p.infomec(X > 0, {"y": y}, folds=2).explicitness,
         "explained": lambda X, Y, y: p.variance_explained(X, {"y": y, "half": y % 2}).raw[0, 0],
         "prototypes": lambda X, Y, y: p.prototypes(X, 15, y).r2,
-        "sparse_rate": lambda X, Y, y: g.sparse_rate_reduction(X, _heads(X.shape[1])),
     }
 
 
@@ -66,7 +65,7 @@ def measure(name: str, rows: int, width: int, threads: int) -> None:
         found = pair(X, Y, y)
     else:
         m = MEASURES[name]
-        setting = Setting(y, Y, features={"class": y, "half": y % 2})
+        setting = Setting(y, Y, features={"class": y, "half": y % 2}, heads=_heads(width))
         kept = np.arange(rows)[: m.rows]
         found = m.find(X[: m.rows], setting.at(kept))
     wall, cpu = time.perf_counter() - began, time.process_time() - used

@@ -23,6 +23,7 @@ from probes.firing import Sparsity
 from probes.flops import mlp_flops, spark_flops
 from probes.flow import Flow, hidden_flow
 from probes.geometry import Geometry, geometry_by_layer
+from probes.head_projections import head_projections
 from probes.layer_masking import layer_masked
 from probes.layer_pooling import LayerPooling, pool_layers
 from probes.linear import LinearProbe
@@ -107,6 +108,7 @@ __all__ = [
     "geometry_by_layer",
     "grouped_folds",
     "hard_topk",
+    "head_projections",
     "hidden_flow",
     "induction_oracle",
     "infomec",

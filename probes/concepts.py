@@ -111,6 +111,16 @@ def read_concept(table: pd.DataFrame, label: str, groups: str | ArrayLike | None
     return Concept(rows, y, names, ids, tuple(notes))
 
 
+def groups_of(store: Any, groups: str | None) -> str | None:
+    """The column whose values stay together: the one asked for, or documents of single positions.
+
+    Positions of a document share its words and its label: on both sides of a split they leak.
+    """
+    if groups is None and store.manifest.get("pool") == "all" and "document" in store.rows:
+        return "document"
+    return groups
+
+
 def _of_tokens(values: pd.Series, table: pd.DataFrame, label: str) -> pd.Series:
     """Labels of single positions, where the column holds a list of them for each document.
 

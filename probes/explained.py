@@ -110,7 +110,9 @@ class FoldSums:
         return self
 
     def merge(self, other: "FoldSums") -> Self:
-        """Add what another has summed about the same point and folds."""
+        """Add what another has summed about the same point and folds; ParameterError for others."""
+        if self.folds != other.folds or not torch.equal(self.shift, other.shift):
+            raise ParameterError("sums about other points or folds cannot be joined; use the same.")
         for k, sums in enumerate(other._sums):
             self._add(k, sums)
         return self
@@ -247,7 +249,8 @@ def _design(
         if raw.dtype.kind == "f":
             if raw.shape != (n,) or not np.isfinite(raw).all():
                 raise DataError(f"feature {name} has a value that is missing or not finite.")
-            part, cells = (raw - raw.mean())[:, None], None
+            apart = (raw.astype(np.float64) - raw.mean(dtype=np.float64))[:, None]
+            part, cells = apart / (np.abs(apart).max() or 1.0), None  # its unit must not matter
         else:
             classes, place = codes(raw, n)
             part = np.eye(len(classes))[place][:, 1:]
@@ -274,6 +277,8 @@ def _folds(n: int, folds: int, groups: Any, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     place = np.arange(n) if groups is None else codes(groups, n)[1]
     units = int(place.max()) + 1
+    if folds > 1 and units < 2:
+        raise DataError("all rows are of one group, so none can be held out; give folds=1.")
     return (rng.permutation(units) % folds)[place].astype(np.int64)
 
 

@@ -4,7 +4,7 @@ Each measure is a function of a matrix, which stands in a file of its own and ca
 `MEASURES` says what each gives and needs, and `geometry_by_layer` runs those that are asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,12 +17,12 @@ from torch import Tensor
 from interp.errors import ParameterError, closest
 from probes.account import provenance_of
 from probes.anchors import relative, relative_similarity, stitching
-from probes.concepts import column, concept_name, first_rows, read_concept
+from probes.concepts import column, concept_name, first_rows, groups_of, read_concept
 from probes.discrimination import gdv
 from probes.dissimilarity import rank_unit, rsa
 from probes.generations import backward_compatibility
+from probes.geometry_result import Geometry
 from probes.kernels import KernelSums, cka, kernel_unit, one_hot
-from probes.layered import Geometry
 from probes.measured import Curve, Measure, Measured, Setting, Unit, float_rows, unusable
 from probes.plan import choose_hookpoints
 from probes.plane import information_plane
@@ -85,6 +85,15 @@ def _told(X: Tensor, labels: Any, seed: int) -> Measured:
     return Measured(float(value[0, 0]), why, log2_n=plane.ceiling)
 
 
+def _sparse(X: Tensor, setting: Setting) -> Measured:
+    if setting.heads is None:
+        return Measured(0, NO_HEADS)
+    return sparse_rate_reduction(X, setting.heads.to(X.device), unit_rows=True)
+
+
+NO_HEADS = "no attention is known that reads this hook point."
+
+
 def _rest(X: Tensor, seed: int) -> Measured:
     found = prototypes(X, min(10, len(X)), how="centroids", seed=seed)
     why = found.reasons.get("r2") or unusable(X)
@@ -130,6 +139,13 @@ MEASURES: dict[str, Measure] = {
             lambda X, s: class_rate_reduction(X, s.labels, unit_rows=True),
             "nats of the coding rate that knowing the class saves: higher is better",
             needs=("labels",),
+        ),
+        Measure(
+            "sparse_rate",
+            lambda X, s: _sparse(X, s),
+            "nats of the coding rate less those within the value heads of the next block, which "
+            "stand in for the subspaces of CRATE, and less .1 a number that is not 0",
+            needs=("heads",),
         ),
         Measure(
             "cka",
@@ -191,6 +207,7 @@ def geometry_by_layer(
     measures: Sequence[str] | None = None,
     inputs: Any = None,
     inputs_are: str | None = None,
+    heads: Mapping[str, Tensor] | None = None,
     hookpoints: Sequence[str] | None = None,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
@@ -203,12 +220,14 @@ def geometry_by_layer(
         matrices of layers one vector a layer.
     label : column of classes, or None: what needs labels is then undefined. Rows without one are
         left out.
-    groups : column whose values stay on one side of a split, or None.
+    groups : column whose values stay on one side of a split; documents, where rows are positions.
     features : more columns that some measures read, each with few values.
     measures : names in `MEASURES`; all by default.
     inputs : [n, ...] what the model was given, as numbers, a row a row of the store; by default the
         first hook point stands for it.
     inputs_are : what ``inputs`` is, in words.
+    heads : hook point -> projections, as of `probes.head_projections`; without any, what needs them
+        is left out.
     hookpoints : all of the store by default.
     seed : of draws.
     progress : called with (hook points done, of how many, the next one's name).
@@ -223,6 +242,10 @@ def geometry_by_layer(
     """
     asked = choose_measures(measures)
     names = choose_hookpoints(store.hookpoints, hookpoints, "recommended")
+    heads = {name: U for name, U in (heads or {}).items() if name in names}
+    if not heads:
+        asked = [m for m in asked if "heads" not in m.needs] or asked
+    groups = groups_of(store, groups)
     concept = read_concept(store.rows, label, groups) if label is not None else None
     rows = concept.rows if concept is not None else np.arange(len(store.rows))
     first = None
@@ -246,7 +269,7 @@ def geometry_by_layer(
             progress(i, len(names), name)
         X = _read(store[name], rows)
         widths.append(X.shape[1])
-        here = replace(setting, eps=eps_of(store[name]))
+        here = replace(setting, eps=eps_of(store[name]), heads=heads.get(name))
         for m in asked:
             found[m.name].append(_find(m, X, here))
     if progress is not None:

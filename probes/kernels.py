@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from interp.errors import ParameterError
 from probes.measured import EQUAL, Measured, Unit, class_codes, paired_rows, unusable
 
 __all__ = ["KernelSums", "cka", "kernel_unit", "one_hot"]
@@ -34,11 +35,13 @@ class KernelSums:
 
     def __init__(self, centre: tuple[Tensor, Tensor] | None = None) -> None:
         self.centre = centre
+        self._bad = 0
         self._xy, self._xx, self._yy = _Products(), _Products(), _Products()
 
     def update(self, X: Any, Y: Any) -> Self:
         """Add the same rows of both: X [n, p], Y [n, q]."""
         X, Y = paired_rows(X, Y)
+        self._bad += int((~(torch.isfinite(X).all(1) & torch.isfinite(Y).all(1))).sum())
         for x, y in zip(X.split(BLOCK), Y.split(BLOCK), strict=True):
             if self.centre is not None:
                 x, y = x - self.centre[0], y - self.centre[1]
@@ -48,7 +51,11 @@ class KernelSums:
         return self
 
     def merge(self, other: "KernelSums") -> Self:
-        """Add what another has read about the same centre."""
+        """Add what another has read about the same centre; ParameterError for another centre."""
+        mine, theirs = ([m.tolist() for m in s.centre or ()] for s in (self, other))
+        if mine != theirs:
+            raise ParameterError("sums about different centres cannot be joined; use the same one.")
+        self._bad += other._bad
         for mine, its in ((self._xy, other._xy), (self._xx, other._xx), (self._yy, other._yy)):
             mine.merge(its)
         return self
@@ -56,6 +63,8 @@ class KernelSums:
     def result(self, *, unbiased: bool = True) -> Measured:
         """CKA of the rows so far, as `cka` gives it."""
         n = self._xy.n
+        if self._bad:
+            return Measured(0, f"{self._bad:,} rows are not finite.")
         if n < FEWEST:
             return Measured(0, f"{n} rows are too few; {FEWEST} are needed.")
         xy, xx, yy = (p.hsic(unbiased) for p in (self._xy, self._xx, self._yy))

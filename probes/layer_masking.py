@@ -115,6 +115,8 @@ class MaskedImage(Tensor):
             if not held or any(getattr(a, "mask", None) is None for a in held):
                 return func(*args, **kwargs)
             name = getattr(func, "__name__", "")
+            if name.strip("_") in MIXING:
+                raise ModelError(REFUSAL.format(name=name, was=list(held[0].shape)))
             plain, named = _unwrap(args), _unwrap(kwargs)
             if name in SPECIAL:
                 return SPECIAL[name](held, func, plain, named)
@@ -131,12 +133,20 @@ def _same_places(held: list[MaskedImage], out: Tensor, name: str) -> Any:
         mask = mask | other.mask if other.mask.shape == mask.shape else mask
     if out.ndim == 4 and out.shape[2:] == mask.shape[2:] and len(out) == len(mask):
         return MaskedImage.of(out.masked_fill(~mask, 0), mask, held[0].neighbours)
-    raise ModelError(
-        f"layer masking has no mask for what {name or 'a function'} makes of feature maps "
-        f"{list(held[0].shape)}, {list(out.shape)}: it is for CNNs; of a transformer drop tokens."
-    )
+    was = f"{list(held[0].shape)}, {list(out.shape)}"
+    raise ModelError(REFUSAL.format(name=name or "a function", was=was))
 
 
+REFUSAL = (
+    "layer masking has no mask for what {name} makes of feature maps {was}: it is for CNNs; of a "
+    "transformer drop tokens."
+)
+MIXING = frozenset(
+    ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "roll", "flip",
+     "rot90", "matmul", "rmatmul", "bmm", "einsum", "linear", "layer_norm", "group_norm",
+     "instance_norm", "cumsum")
+)  # fmt: skip
+"""Functions that move or mix positions, though what they give may have the shape of the maps."""
 PLACING = ("stride", "padding", "dilation")
 
 

@@ -101,6 +101,7 @@ class Setting:
     seed : of draws.
     eps : of the dtype that the rows were kept in.
     features : column -> [n] value of each row as a whole number, -1 where it has none.
+    heads : [K, d, p] projections of the heads that read these rows, or None.
     """
 
     labels: Any = None
@@ -109,6 +110,7 @@ class Setting:
     seed: int = 0
     eps: float = float(np.finfo(np.float64).eps)
     features: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    heads: Tensor | None = None
 
     def at(self, rows: NDArray) -> "Setting":
         """The same for some of the rows."""
@@ -131,7 +133,7 @@ class Measure:
     find : (rows [n, d] float64, `Setting`) -> `Measured`, `Curve` or `Unit`.
     about : what it says, its range and its direction, in a line.
     gives : ``"number"``, ``"curve"`` or ``"matrix"`` (of layers, from their `Unit`).
-    needs : ``"labels"``, ``"inputs"``, or neither.
+    needs : ``"labels"``, ``"inputs"``, ``"heads"``, or none.
     rows : most rows that it is given, drawn by the seed; all where None.
     """
 

@@ -103,7 +103,7 @@ def channel_axes(module: nn.Module) -> list[Axis]:
     uses = [n.target for n in graph.nodes if n.op == "call_module"]
     for node in graph.nodes:
         made = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not _makes(made) or uses.count(node.target) > 1:
+        if not _whole(made) or uses.count(node.target) > 1:
             continue
         norm, at = None, node
         while len(at.users) == 1:
@@ -111,7 +111,7 @@ def channel_axes(module: nn.Module) -> list[Axis]:
             one = modules.get(str(at.target)) if at.op == "call_module" else None
             if isinstance(one, NORMS) and norm is None and at.prev is node:
                 norm = str(at.target)
-            elif _reads(one) and uses.count(at.target) == 1:
+            elif _whole(one) and uses.count(at.target) == 1:
                 axes.append(Axis(str(node.target), str(at.target), norm))
                 break
             elif not (
@@ -125,12 +125,10 @@ def channel_axes(module: nn.Module) -> list[Axis]:
     return axes
 
 
-def _makes(module: Any) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
-
-
-def _reads(module: Any) -> bool:
-    return _makes(module) and getattr(module, "groups", 1) == 1
+def _whole(module: Any) -> bool:
+    """Whether each channel that comes out reads every channel that goes in."""
+    kinds = nn.Linear | nn.Conv1d | nn.Conv2d
+    return isinstance(module, kinds) and getattr(module, "groups", 1) == 1
 
 
 @dataclass

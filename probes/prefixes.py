@@ -93,6 +93,9 @@ def prefix_curve(
     if why is not None:
         return Curve(np.zeros(0), {}, why)
     train, test = torch.from_numpy(fold != 0), torch.from_numpy(fold == 0)
+    why = unusable(X[train])
+    if why is not None:
+        return Curve(np.zeros(0), {}, f"among the rows to learn from, {why}")
     centred = X - X[train].mean(0)
     known, asked = torch.from_numpy(y[fold != 0]), torch.from_numpy(y[fold == 0])
     made = [

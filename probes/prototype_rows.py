@@ -170,13 +170,18 @@ def prototypes(
     """
     layer = next(iter(as_layers(X).values()))
     n, d = layer.shape
-    if how not in get_args(How) or not 1 <= k <= n:
+    if how not in get_args(How) or (vectors is None and not 1 <= k <= n):
         raise ParameterError(
             f"prototypes takes how medoids or centroids and k from 1 to n = {n}; got {how!r}, {k}."
         )
     names, place_of = ([], np.zeros(n, dtype=np.int64)) if y is None else codes(y, n)
     x = rows_float64(layer, 0, n).cpu().numpy()
     bad = int((~np.isfinite(x).all(1)).sum())
+    if vectors is not None:
+        vectors = np.asarray(vectors.cpu() if isinstance(vectors, Tensor) else vectors, np.float64)
+        k = len(vectors)
+        if not np.isfinite(vectors).all():
+            raise ParameterError("prototypes needs vectors that are finite; some are not.")
     common = {
         "name": name,
         "n": n,

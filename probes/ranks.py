@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.errors import ShapeError
+from interp.errors import ParameterError, ShapeError
 from probes.measured import Curve, Measured, float_rows, unusable
 
 __all__ = [
@@ -127,6 +127,8 @@ def srank(X: Any, *, delta: float = 0.01, centre: bool = True) -> Measured:
     Parameters, range, invariances, degenerate cases and cost as of `effective_rank`.
     Source: Kumar et al. 2021 (2010.14498), uncentred there.
     """
+    if not 0 <= delta < 1:
+        raise ParameterError(f"delta of srank must be from 0 to below 1; got {delta}.")
     s, why = singular_values(X, centre=centre)
     return Measured(_srank(s, delta) if len(s) else 0, why)
 

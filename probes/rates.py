@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from interp.errors import ShapeError
+from interp.errors import ParameterError, ShapeError
 from probes.measured import Measured, class_codes, float_rows, positive
 
 __all__ = ["RateSums", "class_rate_reduction", "coding_rate", "sparse_rate_reduction"]
@@ -48,7 +48,10 @@ class RateSums:
         return self
 
     def merge(self, other: "RateSums") -> Self:
-        """Add what another has read with the same settings."""
+        """Add what another has read with the same settings; ParameterError for others."""
+        mine, theirs = ((s.eps2, s.unit_rows) for s in (self, other))
+        if mine != theirs:
+            raise ParameterError(f"rates of other settings cannot be joined: {mine}, {theirs}.")
         if other._gram is not None:
             self._gram = other._gram if self._gram is None else self._gram + other._gram
         self.n, self.why = self.n + other.n, self.why or other.why

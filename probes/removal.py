@@ -64,12 +64,15 @@ class RemovalCurve(Result):
 
 
 def patch_masks(
-    n: int, size: tuple[int, int], taken: float, *, patch: int = 4, seed: int = 0
+    n: int, size: tuple[int, int], taken: float, *, patch: int = 4, seed: int = 0, first: int = 0
 ) -> Tensor:
-    """Masks [n, h, w], true where kept, without a share of their square patches drawn at random."""
+    """Masks [n, h, w], true where kept, without a share of their square patches drawn at random.
+
+    They are those of the rows from ``first`` on; a row's patches are its own, in whatever batch.
+    """
     h, w = (-(-side // patch) for side in size)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(n, h * w, generator=generator).argsort(1).argsort(1)
+    draws = (np.random.default_rng([seed, row]) for row in range(first, first + n))
+    order = torch.from_numpy(np.stack([draw.permutation(h * w) for draw in draws]))
     kept = (order >= round(taken * h * w)).reshape(n, h, w)
     return kept.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, : size[0], : size[1]]
 
@@ -109,7 +112,7 @@ def removal_curve(
             f"removal_curve takes ways of {', '.join(WAYS)}, shares from 0 to 1 and a patch from 1 "
             f"on; got {', '.join(ways)}, {list(shares)}, {patch}."
         )
-    if images.ndim != 4 or (labels is not None and len(labels) != len(images)):
+    if images.ndim != 4 or not len(images) or (labels is not None and len(labels) != len(images)):
         raise ShapeError("removal_curve takes images [n, c, h, w], and a label each or none.")
     model, levels, n = load(model), sorted({0.0, *map(float, shares)}), len(images)
     sums = np.zeros((3, len(ways), len(levels)))
@@ -119,11 +122,10 @@ def removal_curve(
             whole = _logits(model(x))
             said = whole.argmax(1)
             for j, share in enumerate(levels):
-                mask = patch_masks(
-                    len(x), (x.shape[2], x.shape[3]), share, patch=patch, seed=seed + start
-                )
+                size = (x.shape[2], x.shape[3])
+                mask = patch_masks(len(x), size, share, patch=patch, seed=seed, first=start)
                 for i, way in enumerate(ways):
-                    logits = _logits(_taken(model, x, mask.to(x.device), way, seed + start))
+                    logits = _logits(_taken(model, x, mask.to(x.device), way, (seed, start)))
                     answer, told = logits.argmax(1), logits.double().softmax(1)
                     sums[1, i, j] += float((answer == said).sum())
                     sums[2, i, j] += float(told.gather(1, said[:, None]).sum())
@@ -145,16 +147,16 @@ def removal_curve(
     )
 
 
-def _taken(model: Any, x: Tensor, mask: Tensor, way: str, seed: int) -> Any:
-    """The model's output without what the mask takes."""
+def _taken(model: Any, x: Tensor, mask: Tensor, way: str, seed: tuple[int, int]) -> Any:
+    """The model's output without what the mask takes; ``seed`` and the row of the first image."""
     if way == "layer masking":
         return layer_masked(model, x, mask)
     paint = torch.zeros_like(x)
     if way == "image mean":
         paint = x.mean((2, 3), keepdim=True).expand_as(x)
     elif way == "noise":
-        generator = torch.Generator().manual_seed(seed)
-        paint = torch.randn(x.shape, generator=generator).to(x)
+        draws = (np.random.default_rng([seed[0], seed[1] + i, 1]) for i in range(len(x)))
+        paint = torch.from_numpy(np.stack([d.standard_normal(x.shape[1:]) for d in draws])).to(x)
     return model(torch.where(mask[:, None], x, paint))
 
 

@@ -144,6 +144,11 @@ def shortcut_data(
         )
     rng = np.random.default_rng(seed)
     mu = np.array([predictivity_mean(rho) for rho in predictivity])
+    if not mu.all():
+        raise ParameterError(
+            "shortcut_data needs predictivities above .5, as the probe items of .5 are all one "
+            f"point; got {predictivity}."
+        )
     y = np.where(np.arange(n) % 2, 1.0, -1.0)
     z = y[:, None] * mu + rng.normal(size=(n, 2))
     axis = (np.arange(GRID) + 0.5) / GRID * 2 - 1
@@ -275,7 +280,7 @@ def shortcut_bias(
         accuracy[i, j, k] = float((answer(data.x[n:]).sign() == data.y[n:]).double().mean())
     separation = [float(np.hypot(predictivity_mean(r), predictivity_mean(core)))
                   for r in predictivity]  # fmt: skip
-    best = 0.5 * (1 + torch.erf(torch.tensor(separation) / 2**0.5)).numpy().astype(np.float64)
+    best = 0.5 * (1 + torch.erf(torch.tensor(separation, dtype=torch.float64) / 2**0.5)).numpy()
     none = np.full(shape[:2], np.nan)
     return ShortcutBias(
         name="shortcut bias",

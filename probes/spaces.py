@@ -13,7 +13,7 @@ from interp.errors import DataError
 from interp.results import Result
 from probes.account import provenance_of
 from probes.anchors import ANCHORS, relative_similarity, stitching
-from probes.concepts import concept_name, read_concept
+from probes.concepts import concept_name, groups_of, read_concept
 from probes.generations import backward_compatibility
 from probes.kernels import kernel_unit
 from probes.measured import Measured, Unit, float_rows
@@ -101,6 +101,7 @@ def compare_spaces(
     """
     _same_data(first, second)
     names, others = (choose_hookpoints(s.hookpoints, None, "recommended") for s in (first, second))
+    groups = groups_of(first, groups)
     concept = read_concept(first.rows, label, groups) if label is not None else None
     rows = concept.rows if concept is not None else np.arange(len(first.rows))
     kept = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:ROWS])]

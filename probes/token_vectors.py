@@ -226,9 +226,12 @@ def token_patching(
         swapped_text = text.replace(item, other, 1)
         swapped, places, _ = _encode(model, swapped_text)
         vectors = work.vectors([swapped])[0]
+        moved = len(other) - len(item), text.find(item)
         for i, kept_item in enumerate(swaps):
             if i != j:
-                at = _span(swapped_text, kept_item, places)
+                start = text.find(kept_item)  # the same place, though the new words may hold it too
+                start += moved[0] if start > moved[1] else 0
+                at = _span(swapped_text, kept_item, places, start)
                 if len(at) != len(spans[i]):
                     raise DataError(f"{kept_item!r} has other tokens beside {other!r}.")
                 values = clean[0].clone()
@@ -302,9 +305,12 @@ def _encode(model: "Model", text: str) -> tuple[list[int], list[tuple[int, int]]
     return list(found["input_ids"]), list(found["offset_mapping"]), special
 
 
-def _span(text: str, item: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    start = text.find(item)
-    if not item or start < 0:
+def _span(
+    text: str, item: str, offsets: Sequence[tuple[int, int]], start: int | None = None
+) -> list[int]:
+    """Tokens of an item, at its first place in the text, or where it is said to start."""
+    start = text.find(item) if start is None else start
+    if not item or start < 0 or not text.startswith(item, start):
         raise DataError(f"item {item!r} is not in the text {text[:60]!r}.")
     end = start + len(item)
     return [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]

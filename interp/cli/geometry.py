@@ -74,9 +74,10 @@ def run(
 
     --measure is of: how far classes stand apart (gdv), likeness of layers to each other (cka, rsa),
     to the input and to the classes (alignment_input, alignment_target), dimensions in use (rank,
-    rank_curve, coding_rate, rate_reduction), accuracy of the first dimensions alone (prefixes),
-    bits of input and label (information_plane), the share of a layer that labels explain
-    (variance_explained).
+    rank_curve, coding_rate, rate_reduction, sparse_rate), accuracy of the first dimensions alone
+    (prefixes), bits of input and label (information_input, information_label, and of all layers in
+    information_plane), the share of a layer that labels explain (variance_explained) and that ten
+    prototypes leave (prototype_rest).
     --compare adds CKA of two models' layers, relative representations, zero-shot stitching and
     backward compatibility.
     """
@@ -180,10 +181,11 @@ def measure_store(
     if known is not None or not measures:
         return known
     inputs, words = _inputs(work) if work is not None else (None, None)
+    heads = probes.head_projections(work.model) if work is not None else None
     with bar(f"measuring {name}") as progress:
         found = probes.geometry_by_layer(
             store, label, groups=group, features=labels, measures=measures, inputs=inputs,
-            inputs_are=words, hookpoints=hookpoints, seed=seed, progress=progress,
+            inputs_are=words, heads=heads, hookpoints=hookpoints, seed=seed, progress=progress,
         )  # fmt: skip
     for line in found.notes:
         note(f"{name}: {line}")
@@ -208,10 +210,12 @@ def _extra(
 
     import probes
     from probes.account import provenance_of
-    from probes.concepts import read_concept
+    from probes.concepts import groups_of, read_concept
+    from probes.geometry import NOISE
     from probes.measured import float_rows
     from probes.plan import choose_hookpoints
 
+    group = groups_of(store, group)
     name, concept, short = names
     kind = {"information_plane": probes.InformationPlane}.get(measure, probes.VarianceExplained)
     if run.found(kind, name) is not None:
@@ -222,23 +226,49 @@ def _extra(
         return
     read = read_concept(store.rows, labels[0], group) if labels else None
     every = read.rows if read is not None else np.arange(len(store.rows))
+    columns: dict[str, Any] = {}
+    if measure == "variance_explained":
+        every, columns = _features(store, labels, group)
     some = np.sort(np.random.default_rng(seed).permutation(len(every))[:ROWS])
     points = choose_hookpoints(store.hookpoints, hookpoints, "recommended")
     layers = {h: float_rows(store[h][every[some]]) for h in points}
     with bar(f"{measure.replace('_', ' ')} of {name}"):
         if measure == "information_plane":
-            y = None if read is None else read.y[some]
-            found = probes.information_plane(layers, y, method="kernel", relative=True, name=name)
+            y = None if read is None else read.y[some]  # every is the rows of that label
+            found = probes.information_plane(
+                layers, y, method="kernel", noise=NOISE, relative=True, name=name
+            )
         else:
             assert read is not None  # noqa: S101  there are labels
-            columns = store.rows[labels].iloc[every[some]].reset_index(drop=True).astype(str)
-            units = None if read.groups is None else read.groups[some]
+            at = np.searchsorted(read.rows, every[some])
             found = probes.variance_explained(
-                layers, columns, groups=units, seed=seed, name=name
+                layers, {label: values[some] for label, values in columns.items()},
+                groups=None if read.groups is None else read.groups[at], seed=seed, name=name,
             )  # fmt: skip
     made = provenance_of(store, None, seed, torch.device("cpu"))
     found = replace(found, provenance={**found.provenance, **made})
     run.add(_signed(found, name, concept, short))
+
+
+def _features(
+    store: "ActivationStore", labels: list[str], group: str | None
+) -> tuple[Any, dict[str, Any]]:
+    """Rows that have every label, and the class of each of them by label."""
+    import numpy as np
+
+    from interp.errors import DataError
+    from probes.concepts import read_concept
+
+    read = {labels[0]: read_concept(store.rows, labels[0], group)}
+    for label in labels[1:]:
+        try:
+            read[label] = read_concept(store.rows, label, group)
+        except DataError as error:
+            note(f"variance explained leaves {label} out: {error}")
+    rows = read[labels[0]].rows
+    for concept in read.values():
+        rows = np.intersect1d(rows, concept.rows)
+    return rows, {k: c.y[np.searchsorted(c.rows, rows)] for k, c in read.items()}
 
 
 def _signed(found: Any, name: str, concept: str, short: str | None) -> Any:

@@ -250,3 +250,17 @@ def test_colours_read_on_their_paper():
         if i >= middle:
             assert contrast(colour, "#fffffe") >= 4.5
     assert all(PARTNERS[PARTNERS[c]] == c for c in SCALE)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16, 17, 25, 26, 33, 40, 81])
+def test_the_first_and_the_last_hook_point_are_always_named(n):
+    from dashboards.style import Plot, depth_axis, spread
+
+    fig = Plot()
+    depth_axis(fig, [f"resid_post.{i}" for i in range(n)])
+    shown = fig.layout.xaxis.tickvals.tolist()
+    assert shown[0] == 0 and shown[-1] == n - 1 and len(shown) <= 16
+    assert max(fig.layout.xaxis.autotickangles) == 0  # none falls beyond the right edge
+    step = -(-n // 16)
+    assert n == 1 or min(np.diff(shown)) >= step and max(np.diff(shown)) < 2 * step
+    assert spread(0, 16) == []

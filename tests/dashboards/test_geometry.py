@@ -158,3 +158,17 @@ def test_two_stores_of_other_rows_are_refused():
     a, b = (ActivationStore.from_tensors({"x": torch.randn(n, 3)}) for n in (8, 9))
     with pytest.raises(DataError, match="8 rows of unknown data and 9"):
         probes.compare_spaces(a, b)
+
+
+def test_no_minus_stands_before_a_zero(found):
+    values = dict(found.values)
+    values["gdv"] = np.array([-0.0002, -0.1, -0.2])
+    values["alignment_input"] = np.array([1.0, 0.5, -0.003])
+    likeness = np.array([[1, -0.004, -0.003], [-0.004, 1, 0.5], [-0.003, 0.5, 1]])
+    odd = dataclasses.replace(found, values=values, matrices={"cka": likeness})
+    said = (
+        "".join(render(part) for part in journey(odd))
+        + matrix_figure(odd, "cka").layout.meta["alt"]
+    )
+    assert "has 0.000" in said and "1.00 to 0.00" in said and "-0.200" in said
+    assert not re.search(r"-0\.0+(?![\d.]*[1-9])\b", said)

@@ -94,6 +94,9 @@ def test_a_report_holds_all_three(sparse, thinned, flow, tmp_path):
     for said in ("A neuron is active by exact", "without any training for it", "MoHD-style: the",
                  "200 tokens", "answers"):  # fmt: skip
         assert said in page
+    odd = dataclasses.replace(thinned, hookpoints=("a & <b>", *thinned.hookpoints[1:]))
+    page = Report([odd]).write(tmp_path / "o.html").read_text(encoding="utf-8")
+    assert "At a &amp; &lt;b&gt;, " in page  # escaped once
     evil = dataclasses.replace(sparse, name="<script>alert(1)</script>")
     page = Report([evil]).write(tmp_path / "e.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in page

@@ -9,6 +9,7 @@ import pytest
 
 import interp
 from interp.runs import read_results
+from probes.geometry import NOISE
 
 QUICK = "rank,cka,alignment_input"
 
@@ -29,6 +30,8 @@ def test_a_model_and_the_store_of_its_run_say_the_same(invoke, folder, data, tmp
     said = json.loads(done.stdout)["geometry"]["things.label"]
     assert said["hookpoints"] == ["embed", *(f"resid_post.{i}" for i in range(3))]
     assert said["inputs"] == "the counts of its words" and said["n"] == 24
+    rates = said["values"]["sparse_rate"]
+    assert rates[-1] is None and all(np.isfinite(v) for v in rates[:-1])
     assert len(said["values"]["gdv"]) == 4 and np.shape(said["matrices"]["cka"]) == (4, 4)
     assert said["curves"] == ["prefixes", "rank_curve"]
     kinds = {"geometry", "information_plane", "variance_explained"}
@@ -72,6 +75,23 @@ def test_measures_are_chosen_and_labels_are_not_needed(invoke, folder, data, tmp
         and said["reasons"]["embed: gdv"] == "there are no labels."
     )
     assert "what needs labels is left out" in done.stderr
+
+
+def test_a_label_that_is_missing_is_no_class_and_one_that_labels_nothing_is_left_out(
+    invoke, folder, texts, tmp_path
+):
+    path = tmp_path / "things.csv"
+    rows = {"text": texts * 2, "label": [0, 1] * 12, "city": ["a", "b", None] * 8}
+    pd.DataFrame(rows | {"own": range(24)}).to_csv(path, index=False)
+    done = invoke("geometry", folder("gpt2"), path, "-m", "variance_explained,information_plane",
+                  "--label-column", "label,city,own", "--out", tmp_path / "run")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = {r.kind: r for r in read_results(tmp_path / "run")}
+    explained = found["variance_explained"]
+    assert explained.n == 16 and explained.features == ("label", "city")
+    assert "leaves own out" in done.stderr
+    plane = found["information_plane"]
+    assert plane.n == 24 and plane.setting["noise"] == NOISE
 
 
 def test_two_models_are_held_together(invoke, folder, data, tmp_path):

@@ -39,6 +39,8 @@ def test_translation_matters_unless_it_is_taken_out(spaces):
     assert float((relative(X, X[:20]) - relative(moved, moved[:20])).abs().max()) > 0.1
     centred = relative(moved, moved[:20], centre=True)
     np.testing.assert_allclose(relative(X, X[:20], centre=True), centred, atol=1e-12)
+    few = relative(moved[:7], moved[:20], centre=True)  # a row's code is its own and the anchors'
+    np.testing.assert_allclose(few, centred[:7], atol=1e-12)
     assert relative_similarity(moved, Y, anchors=40).parts["cosine"] < 0.99
     assert relative_similarity(moved, Y, anchors=40, centre=True) == pytest.approx(1)
 

@@ -236,3 +236,10 @@ def test_wrong_shapes_and_missing_labels_are_refused():
         clusters.dunn(X, np.array([0, "a", 1, "b"], dtype=object))
     with pytest.raises(ShapeError, match="one width"):
         Moments().update(X, [0, 1, 0, 1]).update(np.ones((2, 3)), [0, 1])
+
+
+def test_two_pairs_of_points_by_hand():
+    X, y = np.array([[0.0, 0], [0, 1], [4, 0], [4, 1]]), [0, 0, 1, 1]
+    names = ("calinski_harabasz", "xie_beni", "davies_bouldin", "dunn")
+    found = [getattr(clusters, name)(X, y) for name in names]
+    assert found == pytest.approx([32, 0.015625, 0.25, 4], rel=1e-12)

@@ -51,6 +51,8 @@ def test_continuous_latents_and_what_leaves_them_as_they_are():
     assert infomec(z @ turn, FACTORS).modularity < 0.5  # rotated, neither latent has a factor
     held = infomec(np.stack([z[:, 0], 1e-3 * z[:, 1]], 1), FACTORS)
     assert held.active.tolist() == [True, False] and "compactness" in held.reasons
+    quiet = [infomec(np.stack([z[:, 0], s * z[:, 1]], 1), FACTORS).active for s in (0.06, 0.04)]
+    assert [a.tolist() for a in quiet] == [[True, True], [True, False]]  # a twentieth of the range
 
 
 def test_held_out_explicitness_is_not_fooled_by_codes_of_single_rows():

@@ -145,7 +145,26 @@ def test_degenerate_input_is_nan_with_its_reason():
 def test_refusals():
     with pytest.raises(ParameterError, match="0 components or more; got 0, 10"):
         variance_explained(H, {"a": A}, folds=0)
+    with pytest.raises(DataError, match="of one group"):
+        variance_explained(H, {"a": A}, groups=np.zeros(100, int))
     with pytest.raises(DataError, match="at least one feature"):
         variance_explained(H, {})
     with pytest.raises(DataError, match="missing or not finite"):
         variance_explained(H, {"a": np.full(100, np.nan)})
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_the_unit_of_a_number_does_not_matter(unit, monkeypatch):
+    monkeypatch.setattr("probes.explained.BLOCK", 30)  # rows are taken about the first 30's mean
+    t = np.random.default_rng(3).normal(size=150)
+    moved = X + np.outer(t, np.ones(6))
+    plain, other = (variance_explained(moved, {"t": s * t}).raw for s in (1.0, unit))
+    assert plain[0, 0] > 0.2 and np.allclose(plain, other, atol=1e-9)
+    with_class = [variance_explained(moved, {"t": s * t, **Y}).together for s in (1.0, unit)]
+    assert np.allclose(*with_class, atol=1e-9)
+
+
+def test_sums_about_other_points_are_not_joined():
+    a, b = (FoldSums(torch.full((6,), v, dtype=torch.float64), 2) for v in (0.0, 1.0))
+    with pytest.raises(ParameterError, match="other points or folds"):
+        a.merge(b)

@@ -45,6 +45,11 @@ def rows(kind):
     return float_rows(X), y
 
 
+def heads(X):
+    """Two projections of half the width."""
+    return torch.eye(X.shape[1], dtype=torch.float64).reshape(X.shape[1], 2, -1).transpose(0, 1)
+
+
 KINDS = ["one class", "constant columns", "all constant", "all zero", "fewer rows than dimensions",
          "duplicates", "one point a class", "nan", "infinite", "two rows", "one row"]  # fmt: skip
 UNDEFINED = {"nan", "infinite"}
@@ -57,7 +62,8 @@ NEEDS_CLASSES = {"gdv", "alignment_target", "rate_reduction", "prefixes"}
 def test_degenerate_input_is_a_number_or_nan_with_a_reason(name, kind):
     X, y = rows(kind)
     found = MEASURES[name].find(
-        X, Setting(y, X[:, :3], features={"a": y, "b": np.arange(len(y)) % 3})
+        X,
+        Setting(y, X[:, :3], features={"a": y, "b": np.arange(len(y)) % 3}, heads=heads(X)),
     )
     if isinstance(found, Measured):
         assert np.isfinite(found) != bool(found.reason)
@@ -79,7 +85,7 @@ def test_degenerate_input_is_a_number_or_nan_with_a_reason(name, kind):
 
 
 OWN = {"gdv", "alignment_input", "alignment_target", "rank", "coding_rate", "rate_reduction", "cka",
-       "rsa", "rank_curve", "prefixes"}  # fmt: skip
+       "rsa", "rank_curve", "prefixes", "sparse_rate"}  # fmt: skip
 
 
 def value(name, X, y, inputs):
@@ -148,7 +154,8 @@ def test_a_pass_over_a_store(store, tmp_path):
     found = geometry_by_layer(store, "label", progress=lambda *a: said.append(a))
     assert said == [(0, 3, "first"), (1, 3, "heads"), (2, 3, "flat"), (3, 3, "")]
     assert found.name == "toy.label" and found.n == 60 and found.widths == (8, 8, 3)
-    assert found.measures == tuple(MEASURES) and found.inputs == "the first hook point, first"
+    assert set(MEASURES) - set(found.measures) == {"sparse_rate"}  # no model, so no heads
+    assert found.inputs == "the first hook point, first"
     assert found.values["alignment_input"][0] == pytest.approx(1)
     assert found.values["gdv"][0] < -0.05 < found.values["gdv"][1]
     assert np.isnan(found.values["rank"][2])
@@ -194,6 +201,28 @@ def test_rows_without_a_label_are_left_out_of_everything(store):
         np.testing.assert_allclose(some.values[name], numbers)
 
 
+def test_positions_of_a_document_stay_on_one_side():
+    draw = np.random.default_rng(0)
+    y = draw.permutation(np.arange(40) % 2)
+    own = draw.normal(size=(40, 6)).repeat(5, axis=0) + 0.01 * draw.normal(size=(200, 6))
+    rows = {"document": np.arange(200) // 5, "position": np.arange(200) % 5, "label": y.repeat(5)}
+    stores = [ActivationStore.from_tensors({"a": torch.from_numpy(own)}, rows) for _ in range(2)]
+    stores[1].manifest["pool"] = "all"
+    leaky, kept = (
+        geometry_by_layer(s, "label", measures=["prefixes"]).curves["prefixes"]["a"] for s in stores
+    )
+    assert leaky["neighbour"][-1] == 1 and kept["neighbour"][-1] < 0.8
+    assert (kept["probe"] <= 0.85).all()
+
+
+def test_the_rounding_of_what_is_stored_is_no_dimension():
+    draw = torch.Generator().manual_seed(0)
+    X = torch.randn(50, 2, generator=draw) @ torch.randn(2, 8, generator=draw)  # rounded to float32
+    store = ActivationStore.from_tensors({"a": X})
+    found = geometry_by_layer(store, measures=["rank"])
+    assert found.parts["rank"]["numerical_rank"].tolist() == [2]
+
+
 def test_rows_are_drawn_alike_at_every_layer():
     X = torch.randn(1100, 4, generator=torch.Generator().manual_seed(0))
     store = ActivationStore.from_tensors({"a": X, "b": 2 * X + 1})
@@ -202,6 +231,11 @@ def test_rows_are_drawn_alike_at_every_layer():
     assert found.notes == tuple(
         f"{m} reads 1,000 of the 1,100 rows, drawn by the seed." for m in ("cka", "rsa")
     )
+    y = np.random.default_rng(0).permutation(2100) % 3
+    labelled = ActivationStore.from_tensors({"a": torch.eye(3)[y]}, {"label": y.tolist()})
+    told = geometry_by_layer(labelled, "label", measures=["alignment_target", "information_label"])
+    assert told.values["alignment_target"] == pytest.approx(1) and len(told.notes) == 2
+    assert told.values["information_label"][0] > 0.3
     again = geometry_by_layer(store, measures=["cka"], seed=1)
     assert "seed" in again.provenance and again.provenance["seed"] == 1
 

@@ -177,3 +177,11 @@ def test_refusals():
         information_plane(X, Y[:-1])
     with pytest.raises(ParameterError, match="width above 0"):
         BinCounter(width=-1)
+
+
+def test_rows_that_are_drawn_keep_their_labels():
+    y = np.random.default_rng(4).permutation(np.arange(200) % 2)
+    for method in ("bins", "kernel"):
+        found = information_plane(1000.0 * y[:, None], y, method=method, most=60, noise=1.0)
+        share = entropy(np.bincount(y[np.sort(np.random.default_rng(0).permutation(200)[:60])]))
+        assert found.n == 60 and found.ty[0, 0] == pytest.approx(share)

@@ -156,3 +156,40 @@ def test_resnet20_is_itself_when_all_is_kept_and_survives_more_than_paint(real):
     assert torch.equal(masked, painted)
     right = [float((out.argmax(1) == y).float().mean()) for out in (masked, black)]
     assert right[0] > right[1]
+
+
+class Turned(nn.Module):
+    """Moves or mixes positions in a way that keeps the shape of square maps."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.how = nn.Conv2d(3, 20, 3, padding=1), how
+
+    def forward(self, x):
+        return self.how(self.conv(x)).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda x: x.transpose(2, 3),
+        lambda x: x.permute(0, 2, 3, 1),  # 20 channels of 20 x 20 places
+        lambda x: x.flip(3),
+        lambda x: x @ torch.eye(20).flip(0),
+        nn.GroupNorm(2, 20),
+        nn.LayerNorm((20, 20, 20)),
+        nn.Linear(20, 20),
+    ],
+)
+def test_what_moves_or_mixes_places_is_refused_though_the_shape_stays(how):
+    with pytest.raises(ModelError, match="no mask for what"):
+        layer_masked(Turned(how).requires_grad_(False), IMAGES, MASKS)
+
+
+def test_the_greatest_of_a_window_is_one_that_is_kept():
+    mask = torch.ones(4, 4)
+    mask[0, :3] = 0
+    mask[1, :2] = 0
+    below = -torch.arange(1.0, 17).reshape(1, 1, 4, 4)  # a zero would be above all of them
+    found = layer_masked(nn.MaxPool2d(2), below, mask)
+    assert found[0, 0].tolist() == [[0, -4], [-9, -11]]  # the first window has none

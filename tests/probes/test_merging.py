@@ -152,3 +152,28 @@ def test_refusals():
         channel_axes(nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 2)))
     with pytest.raises(ParameterError, match="needs a threshold"):
         feature_complexity(simplex(), [])
+
+
+def test_channels_that_read_one_input_each_are_left_alone():
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU(), nn.Conv2d(6, 2, 1),
+        nn.ReLU(), nn.Conv2d(2, 4, 1),
+    )  # fmt: skip
+    with torch.no_grad():
+        net[2].weight.copy_(net[2].weight[:1].expand(6, 1, 3, 3))  # alike, but of other inputs
+    assert [a.producer for a in channel_axes(net)] == ["4"]
+    smaller, _ = merge_channels(net, 0.5)
+    x = torch.randn(2, 3, 8, 8, generator=generator())
+    torch.testing.assert_close(smaller(x), net(x))
+
+
+def test_what_reads_three_channels_is_their_mean_and_none_weighs_more():
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)).double().requires_grad_(False)
+    net[0].weight.copy_(torch.tensor([[1.0, 2], [1, 2], [1, 2], [-9, 4]]))
+    net[0].bias.copy_(torch.tensor([0.5, 0.5, 0.5, 0]))
+    net[2].weight.copy_(torch.tensor([[1.0, 1.01, 1.3, -5], [2.0, 2.0, 2.2, 7]]))
+    x = torch.randn(20, 2, generator=generator(1), dtype=torch.float64)
+    for distance in ("paper", "balanced"):
+        smaller, merges = merge_channels(net, 0.5, distance=distance)
+        assert len(merges["0"]) == 2 and len(smaller[0].weight) == 2
+        torch.testing.assert_close(smaller(x), net(x), rtol=1e-12, atol=1e-12)

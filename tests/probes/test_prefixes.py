@@ -49,6 +49,7 @@ def test_each_length_is_ridge_regression_on_that_prefix(nested):
 
     X, y = nested
     fold = grouped_folds(y, None, folds=FOLDS, seed=0)
+    X = X + 4.0 * (fold == 0)[:, None]  # what is held out has a mean of its own, and no say
     train = X[fold != 0] - X[fold != 0].mean(0)
     strength = RIDGE * (train**2).sum(0).mean()
     for m, accuracy in zip(
@@ -80,3 +81,16 @@ def test_what_has_no_curve_and_what_is_refused(nested):
     for lengths in ([2, 2], [0, 3], [4, 17], []):
         with pytest.raises(ParameterError, match="lengths must rise from 1 to 16"):
             prefix_curve(X, y, lengths=np.array(lengths))
+
+
+def test_rows_to_learn_from_that_are_one_point_have_no_curve():
+    from probes.prefixes import FOLDS
+    from probes.splits import grouped_folds
+
+    y = np.arange(40) % 2
+    held = np.flatnonzero(grouped_folds(y, None, folds=FOLDS, seed=0) == 0)
+    X = np.zeros((40, 3))
+    X[held[0]] = 1.0
+    assert "rows to learn from" in prefix_curve(X, y).reason
+    X[np.setdiff1d(np.arange(40), held)[0]] = 1.0
+    assert prefix_curve(X, y).reason is None

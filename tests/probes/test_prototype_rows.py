@@ -86,3 +86,11 @@ def test_refusals():
         prototypes(X, 61)
     with pytest.raises(ShapeError, match=r"\[k, 3\]"):
         prototype_distances(X, np.ones((2, 4)))
+
+
+def test_prototypes_that_are_given_need_no_k():
+    found = prototypes(X[:6], vectors=X[:2])
+    assert found.how == "given" and found.vectors.shape == (2, 3) and found.r1 == 0
+    assert prototypes(np.full((6, 3), np.nan), vectors=X[:2]).vectors.shape == (2, 3)
+    with pytest.raises(ParameterError, match="vectors that are finite"):
+        prototypes(X, vectors=np.full((2, 3), np.nan))

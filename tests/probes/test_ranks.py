@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.errors import ShapeError
+from interp.errors import ParameterError, ShapeError
 from probes.geometry import (
     Spectrum,
     effective_rank,
@@ -114,6 +114,9 @@ def test_the_curve_ends_at_one_and_is_that_of_the_variances():
 
 
 def test_zero_has_none():
+    for delta in (-1, 1, 2, float("nan")):
+        with pytest.raises(ParameterError, match="delta of srank"):
+            srank(np.eye(4), delta=delta)
     assert "one point" in effective_rank(np.zeros((4, 3))).reason
     assert "not zero" in stable_rank(np.zeros((4, 3)), centre=False).reason
     assert "2 rows are not finite" in srank(np.array([[np.nan, 1], [2, 3], [np.inf, 0]])).reason

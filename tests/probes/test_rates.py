@@ -73,6 +73,9 @@ def test_classes_with_directions_of_their_own_are_worth_knowing():
     one = 0.5 * np.log(1 + 4 / 0.01)
     whole = np.log(1 + 4 / (10 * 0.01) * 5)
     assert found == pytest.approx(whole - one) and found.parts["Rc"] == pytest.approx(one)
+    spread = class_rate_reduction(np.eye(4)[[0, 1, 2, 2, 2, 2]], [0, 0, 1, 1, 1, 1], 0.01)
+    two = np.log(1 + 4 / 0.02)  # two directions in two rows
+    assert spread.parts["Rc"] == pytest.approx(2 / 6 * two + 4 / 6 * one)
     mixed = class_rate_reduction(Z, np.arange(10) % 2, 0.01)
     assert 0 <= mixed < 0.2 * found
     assert class_rate_reduction(Z, np.zeros(10)).reason
@@ -93,3 +96,9 @@ def test_what_has_no_rate_and_what_is_refused():
         coding_rate(Z, 0)
     with pytest.raises(ShapeError, match=r"\[K, 3, p\]"):
         sparse_rate_reduction(Z, np.eye(3))
+
+
+def test_a_stream_joins_only_the_same_settings():
+    a, b = RateSums(0.1).update(np.eye(3)), RateSums(0.2).update(np.eye(3))
+    with pytest.raises(ParameterError, match="other settings"):
+        a.merge(b)

@@ -45,6 +45,9 @@ def test_batches_and_seeds():
     one, two = (removal_curve(Bright(), IMAGES, shares=(0.5,), seed=s) for s in (0, 0))
     assert np.array_equal(one.confidence, two.confidence)
     assert np.isnan(one.accuracy).all() and one.reasons["accuracy"] == "there are no labels."
+    small = removal_curve(Bright(), IMAGES, shares=(0.5,), batch_size=7)
+    np.testing.assert_allclose(small.confidence, one.confidence, rtol=1e-6)
+    assert torch.equal(patch_masks(3, (16, 16), 0.5, first=2), patch_masks(5, (16, 16), 0.5)[2:])
     other = removal_curve(Bright(), IMAGES, shares=(0.5,), seed=1)
     assert not np.array_equal(one.confidence, other.confidence)
 
@@ -61,6 +64,8 @@ def test_patches_are_squares_and_as_many_as_asked(taken):
 def test_refusals():
     with pytest.raises(ParameterError, match="ways of layer masking"):
         removal_curve(Bright(), IMAGES, ways=("blur",))
+    with pytest.raises(ShapeError, match="takes images"):
+        removal_curve(Bright(), IMAGES[:0])
     with pytest.raises(ShapeError, match="a label each"):
         removal_curve(Bright(), IMAGES, Y[:-1])
     with pytest.raises(ShapeError, match="needs a classifier"):

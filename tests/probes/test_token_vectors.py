@@ -99,6 +99,19 @@ def test_a_judge_of_your_own_and_an_item_that_is_not_told_apart(tokenizer, tmp_p
     assert len(found.to_frame()) == 2
 
 
+def test_an_item_is_found_again_though_its_neighbour_s_new_words_hold_it(tokenizer):
+    class Placed(Bag):
+        def forward(self, input_ids, attention_mask=None):
+            place = torch.arange(input_ids.shape[1], dtype=torch.float32)[:, None]
+            return self.out(self.embed(input_ids) + place)
+
+    model = Model(Placed(), spec="placed", tokenizer=tokenizer())
+    items = {"w10": "w30", "w30": "w60"}  # what w10 is swapped for is the other item
+    assert token_patching(model, TEXT, items, hookpoint="out").leakage[1, 0] == 0
+    longer = token_patching(model, TEXT, items | {"w10": "w71 w72"}, hookpoint="out")
+    assert longer.leakage[1, 0] != 0  # one place on, which this model does tell
+
+
 def test_refusals(tokenizer):
     with pytest.raises(DataError, match="'w99' is not in the text"):
         token_patching(bag(tokenizer), TEXT, ["w99"], hookpoint="out")
