@@ -53,12 +53,12 @@ def pair_bars(result: PairEvaluation) -> Plot:
 
 
 def pair_reading(result: PairEvaluation) -> str:
-    """What the bars are, and the price of what they show."""
+    """What the bars are; the price of what they show is in the figure's words."""
     return (
         f"The cosine is that of an image's latents with its text's; the mark, with other texts. In "
         f"common are the {result.top} strongest images of a latent and the pairs of its "
         f"{result.top} strongest texts. Found is the one partner of {result.pool:,} by the cosine "
-        f"of latents. {_price(result)}"
+        "of latents."
     )
 
 
@@ -110,9 +110,9 @@ def zero_shot_curve(result: ZeroShot) -> Plot:
 
 
 def zero_shot_reading(result: ZeroShot) -> str:
-    """The verdict, and what it rests on."""
+    """What the verdict, which is in the figure's words, rests on."""
     return (
-        f"{result.verdict} {result.n_validation:,} images chose the weight, {result.n:,} others "
+        f"{result.n_validation:,} images chose the weight, {result.n:,} others "
         f"judge it. The added cosine alone is right for {100 * result.added:.1f} % of these, the "
         f"commonest class for {100 * result.chance:.1f} %."
     )
