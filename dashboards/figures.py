@@ -27,6 +27,7 @@ from dashboards.geometry import geometry_figure
 from dashboards.heat import heatmap
 from dashboards.information import infomec_figure, plane_figure
 from dashboards.maximized import climb_curves
+from dashboards.pairs import pair_bars, zero_shot_curve
 from dashboards.prototypes import prototype_figure, recall_figure
 from dashboards.removal import patching_figure, removal_figure
 from dashboards.sae import density_bars, loss_bars
@@ -63,11 +64,13 @@ from probes.spaces import Spaces
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from probes.token_vectors import TokenPatching
+from saes.classification import ZeroShot
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.concept_records import Concepts
 from saes.evaluation import Evaluation
 from saes.explaining import Explanation
 from saes.matching import LatentMatch
+from saes.pairs import PairEvaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
@@ -140,6 +143,8 @@ FIGURES: dict[type[Result], Callable[[Any], Plot]] = {
     TokFSMScores: tokfsm_bars,
     Concepts: concept_dots,
     Explanation: explanation_bars,
+    PairEvaluation: pair_bars,
+    ZeroShot: zero_shot_curve,
     Geometry: geometry_figure,
     Spaces: spaces_figure,
     InformationPlane: plane_figure,

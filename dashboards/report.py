@@ -36,6 +36,7 @@ from dashboards.journey import journey
 from dashboards.layers import layer_views
 from dashboards.maximized import climbed_images
 from dashboards.overview import analyses
+from dashboards.pairs import pair_reading, zero_shot_reading
 from dashboards.prototypes import prototype_reading, recall_reading
 from dashboards.removal import patching_reading, removal_reading
 from dashboards.sae import density_reading, recovered_reading
@@ -71,11 +72,13 @@ from probes.spaces import Spaces
 from probes.steering import LogitLens, Steering
 from probes.thinning import DensityCurve
 from probes.token_vectors import TokenPatching
+from saes.classification import ZeroShot
 from saes.codebook import CodebookTraining, CodePatterns, CodeSteering, TokFSMScores
 from saes.concept_records import Concepts
 from saes.evaluation import Evaluation
 from saes.explaining import Explanation
 from saes.matching import LatentMatch
+from saes.pairs import PairEvaluation
 from saes.records import Features
 from saes.recovery import LossRecovered
 from saes.training import Training
@@ -116,6 +119,8 @@ KINDS = {
     "tokfsm": "finite-state language",
     "vl_concepts": "concepts",
     "vl_explanation": "explained",
+    "vl_pairs": "what pairs share",
+    "vl_zero_shot": "zero-shot classification",
     "spaces": "two spaces",
     "information_plane": "information plane",
     "infomec": "InfoMEC",
@@ -137,6 +142,8 @@ UNITS = {
     "facets": "inputs",
     "vl_concepts": "pairs",
     "vl_explanation": "input",
+    "vl_pairs": "pairs",
+    "vl_zero_shot": "images",
     "recall": "examples",
     "removal_curve": "images",
     "token_patching": "tokens",
@@ -175,6 +182,8 @@ READING: dict[type[Result], Callable[[Any], str]] = {
     TokFSMScores: tokfsm_reading,
     Concepts: concept_reading,
     Explanation: explanation_reading,
+    PairEvaluation: pair_reading,
+    ZeroShot: zero_shot_reading,
     Geometry: geometry_reading,
     Spaces: spaces_reading,
     InformationPlane: plane_reading,

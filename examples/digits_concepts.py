@@ -14,7 +14,7 @@ import numpy as np
 
 import interp
 import saes
-from interp.demo.digits import FACTS, WORDS, captioned, prompts
+from interp.demo.captions import FACTS, WORDS, captioned, prompts
 
 
 def main() -> None:
@@ -42,9 +42,11 @@ def main() -> None:
             m = shot.metrics()
             print(
                 f"  zero-shot with {form}: {m['plain']:.4f} plain, {m['enhanced']:.4f} enhanced, "
-                f"gain {m['gain']:.4f} [{m['low']:.4f}, {m['high']:.4f}], alpha {m['alpha']}; "
-                f"{m['verdict']}"
+                f"gain {m['gain']:.4f} [{m['low']:.4f}, {m['high']:.4f}], alpha {m['alpha']}, the "
+                f"added cosine alone {m['added']:.4f}; {m['verdict']}"
             )
+            tried = zip(shot.alphas, shot.validation, strict=True)
+            print("    validation by alpha:", ", ".join(f"{a:g} {v:.4f}" for a, v in tried))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 A ViT reads 8 x 8 pixels, a causal transformer reads captions of some twenty words, and both end in
 32 dimensions. The captions of an epoch are drawn anew; a caption is true of many images of a batch,
 so the target of the contrastive loss is every pair of which it holds. Images that
-``interp.demo.digits.is_held_out`` keeps are not seen; ``card.json`` says what the model does on
+``interp.demo.captions.is_held_out`` keeps are not seen; ``card.json`` says what the model does on
 them. Equal seed, libraries and thread count give equal weights.
 """
 
@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from interp.data import Dataset
-from interp.demo.digits import FACTS, captioned, prompts
+from interp.demo.captions import FACTS, captioned, prompts
 
 OUT = Path(__file__).parents[1] / "interp" / "demo" / "digits_clip"
 SPECIAL = ("<pad>", "<start>", "<unknown>", "<end>")

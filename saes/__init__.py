@@ -41,6 +41,7 @@ from saes.trainer import train
 from saes.training import Training
 from saes.transcoder import Transcoder, TranscoderConfig
 from saes.vl import VLSAE, VLConfig
+from saes.vl_modes import released_vl
 
 ARCHITECTURES.update(
     relu=(ReLUConfig, ReLUSAE),
@@ -122,6 +123,7 @@ __all__ = [
     "mixed_logits",
     "moved_text_mean",
     "neuron_features",
+    "released_vl",
     "seed_stability",
     "sparse_probing",
     "train",

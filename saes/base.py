@@ -13,7 +13,7 @@ A variant is the step from pre-activations to latents, and the loss that trains 
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
@@ -339,6 +339,10 @@ class SAE(nn.Module, Generic[C]):
 
         Most variants need nothing; then no batch is read.
         """
+
+    def training_mode(self, settings: Mapping[str, Any]) -> str:
+        """The ``mode`` of a `saes.Training` with these settings."""
+        return "recommended"
 
     def reset_latents(self, latents: Int[Tensor, " m"]) -> None:
         """Give a variant's own parameters of some latents their first values, in place."""

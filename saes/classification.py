@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ZeroShot", "zero_shot", "zero_shot_cosines"]
 
 FORMS = ("latents", "reconstruction")
-ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
+ALPHAS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 RESAMPLES = 10_000
 
 

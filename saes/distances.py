@@ -102,8 +102,8 @@ def unit_directions(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and bool((largest == 0).any()):
         row = int((largest == 0).nonzero()[0, 0])
         raise DataError(
-            f"only directions are compared, and row {row} of {len(x)} is 0, which has none; drop "
-            "such pairs."
+            f"only directions are compared, and row {row} of a batch of {len(x)} is 0, which has "
+            "none; drop such pairs."
         )
     scaled = x / largest
     return scaled / scaled.norm(dim=1, keepdim=True)

@@ -121,7 +121,8 @@ def explain(
         if x.shape != (sae.d_in,):
             raise ShapeError(f"{side} must be a vector of {sae.d_in}; got {list(x.shape)}.")
         with torch.inference_mode():
-            codes = sae.encode(x[None].float(), modality=side)[0]
+            there = x[None].to(sae.W_dec[side].device).float()
+            codes = sae.encode(there, modality=side)[0]
         z[side] = codes.cpu().double().numpy()
     both = np.prod(list(z.values()), axis=0)
     mean = found.mean_activation

@@ -162,7 +162,9 @@ class ConceptGuidance:
     ) -> None:
         self.model, self.sae = load(model), sae
         points = sae.metadata.get("hookpoints")
-        self.hookpoint = hookpoint or (points.get("text") if isinstance(points, dict) else None)
+        named = str(points.get("text") or "") if isinstance(points, dict) else ""
+        # Pairs of one decoder are columns NAME@image and NAME@text of the hook point NAME.
+        self.hookpoint = hookpoint or named.removesuffix("@text")
         if not self.hookpoint:
             raise ParameterError("ConceptGuidance: the SAE names no hook point; give hookpoint.")
         config = self.model.config
@@ -187,8 +189,10 @@ class ConceptGuidance:
     def __call__(
         self, input_ids: Int[Tensor, "n t"], scores: Float[Tensor, "n v"]
     ) -> Float[Tensor, "n v"]:
-        """The mixed logits of the next token."""
-        return mixed_logits(scores, self.guided(input_ids).to(scores), **self.mix)
+        """The mixed logits of the next token, but for a constant a row."""
+        # Beam search adds up log-probabilities; to all else a constant a row is the same.
+        guided = self.guided(input_ids).log_softmax(-1)
+        return mixed_logits(scores, guided.to(scores), **self.mix)
 
     @torch.no_grad()
     def guided(self, input_ids: Int[Tensor, "n t"]) -> Float[Tensor, "n v"]:
@@ -206,7 +210,7 @@ class ConceptGuidance:
             shift = moved_text_mean(self.sae, image, text, **self.edit) - text
             return x + (shift[:, None] * texts[..., None].to(shift)).to(x.device, x.dtype)
 
-        with splice(self.model, str(self.hookpoint), move):
+        with splice(self.model, self.hookpoint, move):
             out = self.model.module(
                 input_ids=input_ids, **self._rest(input_ids), use_cache=False, return_dict=True
             )

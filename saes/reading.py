@@ -80,9 +80,14 @@ def batch_rows(sae: SAE, batch_size: int | None) -> int:
 
 
 def latents_of(sae: SAE, batches: Iterator[Tensor]) -> Iterator[Codes]:
-    """The codes of batches of rows, on the CPU, the SAE being in eval mode."""
-    with evaluating(sae), torch.inference_mode():
-        for x in batches:
+    """The codes of batches of rows, on the CPU, the SAE being in eval mode.
+
+    Modes are set for each batch and set back before it is handed over: what runs between two
+    batches, such as another such reading, sees its own.
+    """
+    for x in batches:
+        with evaluating(sae), torch.inference_mode():
             codes = sae.encode_sparse(x.to(sae.decoder.device, sae.decoder.dtype))
             offsets = None if codes.offsets is None else codes.offsets.cpu()
-            yield Codes(codes.values.cpu(), codes.indices.cpu(), offsets)
+            read = Codes(codes.values.cpu(), codes.indices.cpu(), offsets)
+        yield read

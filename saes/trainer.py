@@ -94,7 +94,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     warmup : steps over which lr rises; None for a twentieth of them, at most 1,000.
     decay, decay_steps : how lr falls at the end, ``"linear"``, ``"cosine"`` or ``"constant"``, and
         over how many steps; None for a fifth of them. ``"vl_paper"`` is the schedule of VL-SAE's
-        authors (`VLSAE` names the rest of their settings).
+        authors (`released_vl` gives the rest of their settings).
     penalty_warmup : steps over which the sparsity penalty rises; None for a twentieth.
     k_start, k_steps : let k fall from ``k_start`` to the config's over ``k_steps``, for
         architectures that have k; None for a fifth of the steps.
@@ -320,6 +320,7 @@ def _hand_over(
 
     scales = (trainee.scale_in, trainee.scale_out)[: 1 + trainee.sae.paired]
     scale = torch.cat(scales).flatten().tolist() if trainee.scaled else None
+    mode = sae.training_mode(settings)
     settings = {k: v for k, v in settings.items() if k != "configs"}
     site = rows.sites[trainee.site]
     about = {**provenance, "seed": settings["seed"], "versions": versions()}
@@ -329,6 +330,7 @@ def _hand_over(
     sae.training_log = Training(
         name=f"{name}.{trainee.name}",
         n=settings["steps"] * settings["batch_size"],
+        mode=mode,
         provenance=about,
         architecture=sae.architecture,
         config=sae.config.to_dict(),

@@ -27,6 +27,7 @@ from saes.codes import Codes
 from saes.configs import SAEConfig
 from saes.distances import encode_distance
 from saes.kernels import decode, encode_topk
+from saes.vl_modes import training_mode
 
 __all__ = ["MODALITIES", "VLConfig", "VLSAE", "Side"]
 
@@ -109,10 +110,8 @@ class VLSAE(SAE[VLConfig]):
     directions their distances are off by up to 1e-3, ours are exact. Distances are never computed
     in half precision.
 
-    The authors' training is ``ties="strict"``, and in `saes.train` ``lr=1e-3``, ``batch_size=512``,
-    ``decay="vl_paper"``, ``normalize=False``, ``b_dec="zero"``, ``clip=None``,
-    and steps for 10 epochs; its last tenth has a rate of 0. Differs: rows are shuffled anew each
-    epoch, biases begin at 0, and the last weights are kept, not those of the best epoch.
+    The authors' training is ``ties="strict"`` with the settings of `saes.released_vl`; the result's
+    ``mode`` is then ``"released_code"``.
 
     Source: the paper's section 3.2; the rule for ties and the first weights are the code's.
     """
@@ -306,6 +305,10 @@ class VLSAE(SAE[VLConfig]):
             active = active + codes.counts(self.n_latents)
         total = torch.stack(list(parts.values())).sum()
         return Loss(total, parts, torch.cat(outputs, 1), active)  # pyright: ignore[reportArgumentType]  two modalities
+
+    def training_mode(self, settings: Mapping[str, Any]) -> str:
+        """As `SAE.training_mode`; ``"released_code"`` with the authors' settings."""
+        return training_mode(self.config.ties, self.config.design, settings)
 
     def start_biases(self, image: Float[Tensor, " d"], text: Float[Tensor, " d"]) -> None:
         """Set the decoders' biases, in place; one that both share becomes their mean."""

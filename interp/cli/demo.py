@@ -199,7 +199,7 @@ def _share(run: "Run", seed: int) -> None:
     """A VL-SAE of a small CLIP: concepts that images of digits and captions share."""
     import interp
     import saes
-    from interp.demo.digits import FACTS, captioned
+    from interp.demo.captions import FACTS, captioned
     from interp.pair_capture import PairCapture
 
     data = captioned(seed, captions=1)

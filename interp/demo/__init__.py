@@ -31,7 +31,7 @@ def _digits_net(folder: Path) -> Any:
 
 
 def _digits_clip(**options: Any) -> Dataset:
-    from interp.demo.digits import captioned
+    from interp.demo.captions import captioned
 
     return captioned(**options)
 

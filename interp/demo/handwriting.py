@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interp.data import Dataset
 from interp.errors import ModelError
 
-__all__ = ["HELD_OUT", "QUESTIONS", "DigitsNet", "digits", "digits_net"]
+__all__ = ["HELD_OUT", "QUESTIONS", "DigitsNet", "digits", "digits_net", "scans"]
 
 QUESTIONS = {
     "even": (0, 2, 4, 6, 8),
@@ -84,15 +85,12 @@ def digits() -> Dataset:
         ``inputs`` [1797, 1, 8, 8]; columns ``digit``, one for each of `QUESTIONS` (1 for yes), and
         ``split``: the last `HELD_OUT` rows are ``test``.
     """
-    from sklearn.datasets import load_digits
-
-    found: Any = load_digits()
-    digit = np.asarray(found.target)
+    pixels, digit = scans()
     rows = pd.DataFrame({"digit": digit})
     for question, yes in QUESTIONS.items():
         rows[question] = np.isin(digit, yes).astype(int)
     rows["split"] = np.where(np.arange(len(digit)) < len(digit) - HELD_OUT, "train", "test")
-    images = torch.tensor(np.asarray(found.images) / 16, dtype=torch.float32)[:, None]
+    images = torch.tensor(pixels / 16, dtype=torch.float32)[:, None]
     return Dataset(
         name="digits",
         kind="tensor",
@@ -103,3 +101,11 @@ def digits() -> Dataset:
         | {k: f"it is one of {', '.join(map(str, v))}" for k, v in QUESTIONS.items()},
         notes=(f"{len(rows):,} images of [1, 8, 8]",),
     )
+
+
+def scans() -> tuple[NDArray, NDArray]:
+    """Scikit-learn's digits in their order: images [1797, 8, 8], 0 to 16, and the digits."""
+    from sklearn.datasets import load_digits
+
+    found: Any = load_digits()
+    return np.asarray(found.images), np.asarray(found.target)

@@ -100,7 +100,7 @@ FLAGS = {
     "FORCING": "--code --pattern --every-slot --prompt --samples --temperature --tokens",
     "BOOKS": "--from-scratch --init --model-lr",
     "SAE_CONFIG": "--architecture --arch --n-latents --k --l1 --l0 --set",
-    "SAE_TRAINING": "--steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "
+    "SAE_TRAINING": "--mode --steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "
     "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast "
     "--optimizer --backend --log-every --checkpoint-every",
     "DTYPE": "--dtype",

@@ -6,7 +6,7 @@ import pytest
 
 import interp
 import saes
-from interp.demo.digits import captioned
+from interp.demo.captions import captioned
 from interp.runs import read_results
 
 MODEL = "demo:digits-clip"
@@ -37,6 +37,9 @@ def done(invoke):
 
 def test_train_concepts_and_explain(done, album, tmp_path):
     run, found, said = tmp_path / "sae", tmp_path / "concepts", tmp_path / "said"
+    wrong = done("sae", "train", MODEL, album, "--arch", "vl", "--n-latents", 12, "--k", 99,
+                 "--out", run, code=2).stderr  # fmt: skip
+    assert "k must be" in wrong and not run.exists()  # and its capture is gone on with
     learn = ("sae", "train", MODEL, album, "--arch", "vl", "--n-latents", 12, "--k", 3, "--steps",
              30, "--batch-size", 32, "--out", run)  # fmt: skip
     done(*learn)
@@ -60,6 +63,11 @@ def test_train_concepts_and_explain(done, album, tmp_path):
     assert json.loads(done(*both, "--json").stdout)["vl_explanation"]["of"] == "pair"
     text = done(*about, "--text", "an odd digit", "--out", tmp_path / "text").stdout
     assert "concepts of the text" in text
+    sae.encoders["both"].data.add_(1)
+    sae.save_pretrained(tmp_path / "other")
+    says = done("sae", "explain", tmp_path / "other", *about[3:], "--text", "a digit", "--out",
+                tmp_path / "no", code=2).stderr  # fmt: skip
+    assert "those of another SAE" in says
     assert "takes --image, --text" in done(*about, "--out", tmp_path / "no", code=2).stderr
     assert not (tmp_path / "no").exists()
 

@@ -7,6 +7,7 @@ import pytest
 import interp
 import saes
 from interp.runs import read_results
+from saes.rows import seeded
 
 
 @pytest.fixture
@@ -45,6 +46,43 @@ def test_trained_resumed_and_judged(invoke, pairs, tmp_path):
         "sae", "eval", out / "sae", "--store", pairs, "--out", tmp_path / "p", "--dry-run"
     )
     assert plan.exit_code == 0 and "pairs" in plan.output and not (tmp_path / "p").exists()
+
+
+def test_the_mode_sets_the_authors_training_and_names_it(invoke, pairs, tmp_path):
+    out = tmp_path / "run"
+    options = ("sae", "train", "--store", pairs, "-p", "resid_post.0,resid_post.1", "--arch", "vl",
+               "--mode", "released_code", "--n-latents", 24, "--k", 4, "--out", out)  # fmt: skip
+    for more, said in (
+        (("--clip", 2), "sets clip to None, and it was given as 2"),
+        (("--set", "ties=exact"), "for ties=strict"),
+        (("--arch", "topk", "-p", "resid_post.0"), "for --architecture vl"),
+        (("--mode", "authors"), "must be recommended or released_code"),
+    ):
+        failed = invoke(*options, *more)
+        assert failed.exit_code == 2 and said in " ".join(failed.output.split()), failed.output
+    assert not out.exists()
+    done = invoke(*options, "--batch-size", 60)
+    assert done.exit_code == 0, done.output
+    (training,) = read_results(out)
+    n = len(interp.ActivationStore.open(pairs)["resid_post.0"])
+    assert training.mode == "released_code" and training.config["ties"] == "strict"
+    assert training.n == 60 * 10 * (n // 60) and training.lr[-1] == 0 and training.scale is None
+    assert float(training.lr.max()) == 1e-3
+
+
+def test_few_pairs_are_judged_and_other_questions_refused(invoke, folder, tmp_path):
+    texts = [f"w{i} w{i + 3}" for i in range(2, 8)]
+    points = ["resid_post.0", "resid_post.1"]
+    few = interp.capture(str(folder("gpt2")), texts, points, out=tmp_path / "few")
+    sae = saes.VLSAE(saes.VLConfig(n_latents=8, k=2), few[points[0]].shape[1], generator=seeded(1))
+    sae.metadata = {"hookpoints": {"image": points[0], "text": points[1]}}
+    sae.save_pretrained(tmp_path / "sae")
+    judge = ("sae", "eval", tmp_path / "sae", "--store", tmp_path / "few", "--out", tmp_path / "j")
+    refused = invoke(*judge, "--label-column", "digit")
+    assert refused.exit_code == 2 and "not for a VL-SAE" in " ".join(refused.output.split())
+    done = invoke(*judge)
+    assert done.exit_code == 0, done.output
+    assert next(r.top for r in read_results(tmp_path / "j") if r.kind == "vl_pairs") == 6
 
 
 def test_what_is_no_pair_is_refused(invoke, pairs, tmp_path):

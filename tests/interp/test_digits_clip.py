@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 import interp
 import interp.demo
-from interp.demo.digits import FACTS, WORDS, caption, captioned, facts, is_held_out, prompts
+from interp.demo.captions import FACTS, WORDS, caption, captioned, facts, is_held_out, prompts
 from interp.errors import ParameterError
 
 FOLDER = Path(interp.demo.__file__).parent / "digits_clip"

@@ -265,3 +265,11 @@ def test_what_is_captured_trains_and_gives_concepts(request, pairs, name):
     assert found.names == {}, "seven texts of random words name nothing"
     explained = saes.explain(sae, found, image=both[0][0], text=both[1][0])
     assert explained.of == "pair" and (explained.scores > 0).all()
+    if name == "llava":  # what was learnt at NAME@image and NAME@text guides the model at NAME
+        sae.metadata["hookpoints"] = sides
+        ids = torch.tensor([[model.config.image_token_id] * 4 + [5, 6]])
+        given = {"pixel_values": pixels(pairs)[:1]}
+        guidance = saes.ConceptGuidance(model, sae, given)
+        assert guidance.hookpoint == points
+        moved, plain = guidance.guided(ids), model.module(input_ids=ids, **given).logits[:, -1]
+        assert moved.shape == plain.shape and not torch.equal(moved, plain)

@@ -109,5 +109,5 @@ def test_bad_input_is_refused_in_a_sentence():
         own.transform(x, modality="text")
     with pytest.raises(ParameterError, match="image or text; got 'audio'"):
         own.transform(x, modality="audio")
-    with pytest.raises(DataError, match="row 1 of 2 is 0"):
+    with pytest.raises(DataError, match="row 1 of a batch of 2 is 0"):
         info_nce(V, L * torch.tensor([[1.0], [0.0]]))

@@ -123,5 +123,5 @@ def test_bad_input_is_refused_in_a_sentence():
         with pytest.raises(error, match=said):
             zero_shot(sae, x, given.pop("labels"), given.pop("texts"), **given)
     x[3] = 0
-    with pytest.raises(DataError, match="row 3 of 20 is 0"):
+    with pytest.raises(DataError, match="row 3 of a batch of 20 is 0"):
         zero_shot(sae, x, y, texts)

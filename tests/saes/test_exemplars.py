@@ -66,6 +66,20 @@ def test_planted_concepts_are_found_named_and_pure():
     assert found.metrics()["dead"] == 1 and found.metrics()["purity"] == 1
 
 
+def test_a_latent_of_images_alone_has_neither_name_nor_meaning():
+    store, _ = planted()
+    texts = store["b"][:].clone()
+    texts[0::4] = texts[1::4]  # texts of the first kind look like those of the second
+    both = {"a": store["a"][:], "b": texts}
+    held = {k: store.manifest[k] for k in ("pairs", "data")}
+    found = saes.concepts(exact(), ActivationStore.from_tensors(both, store.rows, **held))
+    one = found[0]
+    assert (one.image_fires, one.text_fires) == (60, 0) and one.texts == () and one.dead is None
+    assert one.name is None and one.unnamed == "it fires at no text of the data"
+    assert one.meaning is None and np.isnan(one.similarity)
+    assert found[2].meaning is not None and found[2].name == "cloud"
+
+
 def test_the_mean_counts_zeros_and_both_sides():
     store, _ = planted()
     sae = exact()

@@ -150,9 +150,12 @@ def test_the_text_is_moved_and_the_image_is_not(llava):
     assert (got - plain).abs().max() > 1e-2
     still = ConceptGuidance(llava, small_sae(), given, alpha=0.0)
     assert_close(still.guided(given["input_ids"]), plain, atol=1e-5, rtol=1e-5)
-    assert_close(
-        guidance(given["input_ids"], plain), mixed_logits(plain, want), atol=1e-5, rtol=1e-5
-    )
+    # In both forms of the plain scores: raw logits, or what beam search has, log-probabilities.
+    for scores in (plain, plain.log_softmax(-1)):
+        mixed = guidance(given["input_ids"], scores)
+        apart = mixed_logits(scores, want).softmax(-1)
+        assert_close(mixed.softmax(-1), apart, atol=1e-5, rtol=1e-5)
+    assert (mixed.logsumexp(-1) <= 1e-5).all()  # a beam cannot gain from being mixed
 
 
 def test_it_writes_in_generate_and_leaves_no_hook(llava):

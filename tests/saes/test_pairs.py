@@ -91,7 +91,7 @@ def test_bad_input_is_refused_in_a_sentence():
         evaluate_pairs(saes.TopKSAE(saes.TopKConfig(n_latents=4, k=1), 4), x, x)
     zero = x.clone()
     zero[2] = 0
-    with pytest.raises(DataError, match="row 2 of 6 is 0"):
+    with pytest.raises(DataError, match="row 2 of a batch of 6 is 0"):
         evaluate_pairs(sae, x, zero, top=2)
 
 

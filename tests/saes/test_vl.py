@@ -301,7 +301,7 @@ def test_bad_input_is_refused_in_a_sentence():
     zero = x.clone()
     zero[3] = 0
     for bad in (lambda: sae.encode(zero), lambda: sae.loss(x, zero)):
-        with pytest.raises(DataError, match="row 3 of 5 is 0, which has none"):
+        with pytest.raises(DataError, match="row 3 of a batch of 5 is 0, which has none"):
             bad()
     zero[3, 1] = torch.nan
     with pytest.raises(DataError, match=r"y holds nan or inf \(first in row 3 of 5\)"):
@@ -440,3 +440,26 @@ def test_unpaired_activations_are_refused_and_say_why():
     y[17] = 0
     with pytest.raises(DataError, match="is 0, which has none; drop such pairs"):
         saes.train((x, y), config, steps=6, batch_size=50)
+
+
+def test_the_authors_settings_name_the_result():
+    x, y = pairs(300)
+    settings = saes.released_vl(300, batch_size=100)
+    assert (settings["steps"], settings["batch_size"], settings["lr"]) == (30, 100, 1e-3)
+    assert saes.released_vl(300)["batch_size"] == 300 and saes.released_vl(5120)["steps"] == 100
+    modes = {}
+    for name, ties, design, more in (
+        ("theirs", "strict", "vl", {}),
+        ("ties", "exact", "vl", {}),
+        ("design", "strict", "shared", {}),
+        ("clip", "strict", "vl", {"clip": 1.0}),
+        ("resampled", "strict", "vl", {"resample_every": 10}),
+    ):
+        config = VLConfig(n_latents=24, k=3, ties=ties, design=design)
+        sae = saes.train((x, y), config, **(settings | more))
+        modes[name] = sae.training_log.mode
+    assert modes.pop("theirs") == "released_code" and set(modes.values()) == {"recommended"}
+    sae = saes.train(x, saes.TopKConfig(n_latents=24, k=3), steps=2, batch_size=50)
+    assert sae.training_log.mode == "recommended"
+    with pytest.raises(ParameterError, match="must be above 0"):
+        saes.released_vl(0)

@@ -103,6 +103,11 @@ def run(
     if judged.paired:
         from interp.cli.sae.judge_pairs import judge
 
+        if label_column or absorption or first_letters or other is not None or target:
+            raise ParameterError(
+                "--label-column, --absorption, --first-letters, --other and --target are not for a "
+                "VL-SAE; `interp sae concepts` takes --label-column."
+            )
         judge(judged, store, o.split_commas(hookpoint), out, device, batch_size, seed, force=force,
               dry_run=dry_run, as_json=as_json, finish=_finish)  # fmt: skip
         return

@@ -54,6 +54,9 @@ def run(
     known = [r for r in read_results(concepts) if isinstance(r, saes.Concepts)]
     if not known:
         raise ParameterError(f"{concepts} holds no concepts; `interp sae concepts` finds them.")
+    earlier = find_run(concepts, resume=True, force=False) or {}
+    if earlier.get("sae", own := weights_hash(coder)) != own:
+        raise ParameterError(f"the concepts in {concepts} are those of another SAE than {sae}.")
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision,
                                "trust_remote_code": trust_remote_code}  # fmt: skip
     loaded = interp.load(model, **loading)
@@ -68,7 +71,7 @@ def run(
         emit({"rows": 1, "bytes": 0}) if as_json else typer.echo("one pair: one forward")
         return
     options = {"sae": weights_hash(coder), "acts": work.key(), "top": top,
-               "concepts": known[0].provenance.get("data"), "of": [str(image), text]}  # fmt: skip
+               "concepts": earlier, "of": [str(image), text]}  # fmt: skip
     started = Run(out, "sae explain", options, resume=resume, force=force)
     if started.found(saes.Explanation, "explanation") is None:
         store = work.in_memory()

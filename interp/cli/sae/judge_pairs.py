@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["judge"]
 
+TOP = 10
+"""Exemplars of a latent, where there are as many pairs."""
+
 
 def judge(
     sae: "SAE",
@@ -67,7 +70,14 @@ def judge(
     found = []
     with bar("evaluating"):
         found.append(
-            saes.evaluate_pairs(sae, images, texts, batch_size=batch_size, seed=seed)  # pyright: ignore[reportArgumentType]  it refuses others
+            saes.evaluate_pairs(
+                sae,  # pyright: ignore[reportArgumentType]  it refuses others
+                images,
+                texts,
+                top=min(TOP, len(images)),
+                batch_size=batch_size,
+                seed=seed,
+            )
         )
         for modality, acts in zip(MODALITIES, (images, texts), strict=True):
             side = sae.side(modality)  # pyright: ignore[reportCallIssue]  a paired SAE has sides

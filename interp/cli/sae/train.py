@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SWEPT = ("k", "l1", "l0")
 """Fields of configs that have an option of their own, each a comma list."""
+BATCHES = {"recommended": 4096, "released_code": 512}
+"""Rows of a step, by the mode."""
 TIMED = 4
 """Steps that a dry run takes."""
 
@@ -39,6 +41,10 @@ def run(
     ] = None,
     target: o.Target = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/sae"),
+    mode: Annotated[
+        str,
+        typer.Option(help="recommended; or released_code, for vl: all settings are its authors'."),
+    ] = "recommended",
     architecture: Annotated[
         str,
         typer.Option(
@@ -63,7 +69,7 @@ def run(
     steps: Annotated[
         int | None, typer.Option(help="Batches; else an epoch, and at least 1,000.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows of a step.")] = 4096,
+    batch_size: Annotated[int, typer.Option(help="Rows of a step.")] = BATCHES["recommended"],
     lr: Annotated[
         float | None, typer.Option(help="Learning rate; else by the number of latents.")
     ] = None,
@@ -154,7 +160,7 @@ def run(
         )
     from interp.runs import Run, find_run
 
-    _architectures(architecture, points, target)
+    _architectures(architecture, points, target, mode)
     earlier = None
     if not dry_run:
         earlier = find_run(out, resume=resume, force=force)  # refuse before anything is read
@@ -196,7 +202,7 @@ def run(
              max_length, "pool": "mean" if pool == "all" else pool,
              "batch_size": forward_batch_size,
              "columns": {"image_column": image_column, "text_column": text_column}},
-            resume=resume, force=force, dry_run=dry_run, as_json=as_json,
+            force=force, dry_run=dry_run, as_json=as_json,
         )  # fmt: skip
         if held is None:
             return
@@ -232,6 +238,9 @@ def run(
         }
     width = rows.read([0])[0].x.shape
     fields = {"n_latents": n_latents or str(8 * width[-1]), "k": k, "l1": l1, "l0": l0}
+    if mode == "released_code":
+        settings = ["ties=strict", *(settings or [])]
+        batch_size = BATCHES[mode] if batch_size == BATCHES["recommended"] else batch_size
     configs = _configs(architecture, fields, settings, len(points))
     batch = min(batch_size, rows.n)
     options: dict[str, Any] = {
@@ -256,6 +265,8 @@ def run(
         "backend": backend,
         "log_every": log_every,
     }
+    if mode == "released_code":
+        _released(configs, options, rows.n, steps)
     if dry_run:
         _show_plan(rows, configs, options, device, as_json)
         return
@@ -300,6 +311,29 @@ def run(
     _finish(started, as_json)
 
 
+def _released(
+    configs: "list[SAEConfig]", options: dict[str, Any], n: int, steps: int | None
+) -> None:
+    """Put the authors' settings into ``options``; one that was given otherwise is refused."""
+    import saes
+    from saes.vl_modes import RELEASED
+
+    if any(c.to_dict()["ties"] != "strict" or c.to_dict()["design"] != "vl" for c in configs):
+        raise ParameterError(
+            "--mode released_code is for ties=strict and design=vl; leave --set out, or the mode."
+        )
+    usual = {"decay": "linear", "normalize": True, "b_dec": "mean", "clip": 1.0}
+    for name, value in RELEASED.items():
+        if options[name] not in (value, usual.get(name, value)):
+            raise ParameterError(
+                f"--mode released_code sets {name} to {value}, and it was given as "
+                f"{options[name]}; leave --{name.replace('_', '-')} out, or the mode."
+            )
+    theirs = saes.released_vl(n, batch_size=options["batch_size"])
+    given = {k: v for k, v in {"steps": steps, "lr": options["lr"]}.items() if v is not None}
+    options.update(theirs | given)
+
+
 def _finish(started: Any, as_json: bool) -> None:
     """Metrics, report, and the headline numbers."""
     import dashboards
@@ -321,13 +355,17 @@ def _finish(started: Any, as_json: bool) -> None:
     typer.echo(f"\nSAEs: {started.path / 'sae'}\nreport: {path}")
 
 
-def _architectures(architecture: str, points: list[str], target: str | None) -> None:
+def _architectures(architecture: str, points: list[str], target: str | None, mode: str) -> None:
     """Refuse what cannot be learnt, before anything is read."""
     from saes import ARCHITECTURES
 
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ParameterError(f"--architecture must be one of {known}; got {architecture!r}.")
+    if mode not in ("recommended", "released_code"):
+        raise ParameterError(f"--mode must be recommended or released_code; got {mode!r}.")
+    if mode == "released_code" and architecture != "vl":
+        raise ParameterError("--mode released_code is for --architecture vl.")
     if architecture == "transcoder" and target is None:
         raise ParameterError("--target is needed: the hook point that a transcoder predicts.")
     if architecture == "vl" and (target is not None or len(points) not in (0, 2)):
@@ -368,7 +406,6 @@ def _pairs(
     out: Path,
     options: dict[str, Any],
     *,
-    resume: bool,
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -382,7 +419,8 @@ def _pairs(
         show_plan(work, as_json)
         return None
     folder = out.with_name(f"{out.name}-pairs")
-    held = stored(work, folder, resume=resume, force=force)
+    # What is there from a training that failed after its capture is gone on with.
+    held = stored(work, folder, resume=True, force=force)
     note(f"the pairs' activations are in {folder}")
     sites = work.sides
     rows = MatrixRows({" and ".join(sites.values()): (held[sites["image"]], held[sites["text"]])})

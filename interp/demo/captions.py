@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from interp.data import Dataset
+from interp.demo.handwriting import scans
 from interp.errors import ParameterError
 
 __all__ = ["FACTS", "captioned", "is_held_out", "prompts"]
@@ -55,12 +56,10 @@ def captioned(seed: int = 0, captions: int = 2, split: str | None = None) -> Dat
     if split not in (None, "train", "held out"):
         raise ParameterError(f"split is 'train', 'held out' or None; got {split!r}.")
     from PIL import Image
-    from sklearn.datasets import load_digits
 
     rng = random.Random(seed)
     images, rows = [], []
-    pixels, digits = load_digits(return_X_y=True)
-    for i, (picture, digit) in enumerate(zip(pixels.reshape(-1, 8, 8), digits, strict=True)):
+    for i, (picture, digit) in enumerate(zip(*scans(), strict=True)):
         grey = np.round(picture * (255 / 16)).astype(np.uint8)
         part = "held out" if is_held_out(grey) else "train"
         true = facts(int(digit), float(picture.mean() / 16))
