@@ -150,10 +150,10 @@ def train_codebooks(
             for step in range(first, steps):
                 run.step(step)
                 done = step + 1
-                if folder is not None and (done % every == 0 or done == steps):
-                    run.save(folder, done)
                 if progress is not None:
                     progress(done, steps, run.words())
+                if folder is not None and (done % every == 0 or done == steps):
+                    run.save(folder, done)
     finally:
         module.train(training)
         books.eval()

@@ -162,7 +162,7 @@ def test_weights_that_are_held_must_be_the_same_to_go_on(options, tmp_path):
     options |= {"steps": 4, "checkpoint_every": 2, "out": tmp_path, "init": "normal"}
     with pytest.raises(Killed):
         books = insert(small_model(), "head_out.*", CONFIG)
-        train_codebooks(books, batches(), progress=kill_at(2), **options)
+        train_codebooks(books, batches(), progress=kill_at(3), **options)
     with pytest.raises(StoreError, match="another held weights"):
         other = insert(small_model(5), "head_out.*", CONFIG)
         train_codebooks(other, batches(), resume=True, **options)
