@@ -123,6 +123,8 @@ def test_k_of_a_schedule(gpt2):
     assert {s.ids.shape[-1] for s in books.loss(IDS).snaps.values()} == {2}
     each = books.loss(IDS, k={"mlp_out.0": 3, "mlp_out.1": 5, "mlp_out.2": 1}).snaps
     assert [each[n].ids.shape[-1] for n in books.names] == [3, 5, 1]
+    snap, book = books.loss(IDS, k=7).snaps["mlp_out.0"], books["mlp_out.0"]
+    assert_close(snap.reduced, book.codes[snap.ids[:, 0]].mean(1))  # of seven, not of two
 
 
 def test_generation_reads_codes(gpt2):

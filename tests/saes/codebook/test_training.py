@@ -24,7 +24,8 @@ from saes.codebook import (
 )
 from saes.codebook.fitting import initialise_codes, k_at, kmeans, replace_dead
 from saes.codebook.layer import Codebook
-from saes.codebook.training import language_loss
+from saes.codebook.training import _Run, language_loss
+from saes.schedules import Schedule
 
 MACHINE = FSM(5, 2, seed=0)
 CONFIG = CodebookConfig(n_codes=30, k=1)
@@ -355,3 +356,46 @@ def test_a_loss_that_is_nan_is_an_error():
     books = insert(small_model(), "mlp_out.*", CONFIG)
     with pytest.raises(ParameterError, match="the loss is .* take a smaller lr"):
         train_codebooks(books, batches(), steps=30, lr=1e30, clip=None, warmup=0)
+
+
+def test_what_a_step_counts_and_forgets():
+    """After replacement all counts are 0 (C7), and Adam knows nothing of codes that are new."""
+    books = insert(small_model(), "mlp_out.0", CONFIG)
+    settings = {"lr": 1e-3, "model_lr": 1e-3 / 3, "weight_decay": 0.5, "freeze_attention": False,
+                "seed": 0, "noise": 0.0, "k_start": None, "accumulate": 1, "autocast": None,
+                "clip": None, "replace_every": 2, "steps": 10, "log_every": 1}  # fmt: skip
+    run = _Run(books, batches(), Schedule(steps=10), settings)
+    assert [g["weight_decay"] for g in run.optimizer.param_groups] == [0.0, 0.5]
+    run.step(0)
+    fired = run.fired["mlp_out.0"].clone()
+    assert (fired == 0).any() and (fired > 0).any()
+    run.step(1)
+    dead = run.log[-1]["dead.mlp_out.0"]
+    assert not run.fired["mlp_out.0"].any() and not run.silent["mlp_out.0"][fired == 0].all()
+    moments = run.optimizer.state[books["mlp_out.0"].codes]["exp_avg_sq"]
+    assert dead < 1 and (moments == 0).all(1).any() and (moments > 0).any()
+    run.step(2)
+    before = books["mlp_out.0"].codes.detach().clone()
+    run.settings["replace_every"] = 1
+    run.step(9)  # not in the last tenth
+    assert run.fired["mlp_out.0"].any()
+    assert (books["mlp_out.0"].codes - before).abs().max() < 0.01
+
+
+def test_pads_fire_no_codes():
+    books = insert(small_model(), "mlp_out.0", CodebookConfig(n_codes=30, k=30))
+    ids, mask = batches(2)(0)
+    settings = {"lr": 1e-3, "model_lr": 0, "weight_decay": 0.0, "freeze_attention": False}
+    run = _Run(books, batches(), Schedule(steps=1), settings)
+    loss = books.loss(ids, mask)
+    run._count(loss._replace(mask=torch.zeros_like(loss.mask)))
+    assert not run.fired["mlp_out.0"].any() and run.tokens == 0
+    run._count(loss)
+    assert (run.fired["mlp_out.0"] == 1).all() and run.tokens == mask.sum()
+
+
+def test_the_model_s_rate_where_none_is_given():
+    for init, share in (("kmeans", 3), ("normal", 1)):
+        books = insert(small_model(), "mlp_out.0", CONFIG)
+        log = train_codebooks(books, batches(), steps=1, lr=3e-3, init=init)
+        assert log.provenance["training"]["model_lr"] == pytest.approx(3e-3 / share)
