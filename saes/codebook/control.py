@@ -42,6 +42,8 @@ def forced(
     ------
     ParameterError
         There is no such hook point or latent, or more codes of a group than slots.
+    ShapeError
+        A forward has fewer positions than are asked for.
     """
     placed: dict[str, list[tuple[int, int, int | slice]]] = {}
     taken: dict[tuple[str, int], int] = {}
@@ -61,6 +63,7 @@ def forced(
 
     def edit_of(name: str) -> Callable[[Tensor], Tensor]:
         def edit(ids: Tensor) -> Tensor:
+            _check_positions(name, positions, ids)
             ids = ids.clone()
             for group, code, slot in placed[name]:
                 for at in [slice(None)] if positions is None else positions:
@@ -126,7 +129,7 @@ def patched(
     Raises
     ------
     ShapeError
-        A forward has other shapes than the ids.
+        A forward has other shapes than the ids, or fewer positions than are asked for.
     """
 
     def edit_of(name: str) -> Callable[[Tensor], Tensor]:
@@ -142,6 +145,7 @@ def patched(
                 )
             if positions is None:
                 return given
+            _check_positions(name, positions, own)
             own = own.clone()
             own[:, list(positions)] = given[:, list(positions)]
             return own
@@ -152,6 +156,16 @@ def patched(
         for name in ids:
             stack.enter_context(books.editing(name, edit_of(name)))
         yield
+
+
+def _check_positions(name: str, positions: Sequence[int] | None, ids: Tensor) -> None:
+    count = ids.shape[1]
+    wrong = [p for p in positions or () if not -count <= p < count]
+    if wrong:
+        raise ShapeError(
+            f"{name} is read at {count} positions, of which {wrong[0]} is none; where a generation "
+            "keeps its past, leave positions out."
+        )
 
 
 def jensen_shannon(p: Float[Tensor, "... v"], q: Float[Tensor, "... v"]) -> Float[Tensor, "..."]:
@@ -193,8 +207,15 @@ def interchange(
     position : at which codes are taken and the next token is read. It is the same in both, counted
         from the end where negative.
 
+    Raises
+    ------
+    ParameterError
+        There is no codebook of a name, or the codebooks are disabled.
+
     Source: the paper, section 3.3.
     """
+    for name in names:
+        books[name]  # refuses a name that is not there
     with evaluating(books.model.module), books.watching():
         theirs = books.model({"input_ids": source}).logits[:, position]
         ids = {n: i for n, i in books.codes(source).items() if n in names}

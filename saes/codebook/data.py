@@ -93,7 +93,7 @@ class TextBatches:
     DataError
         The data are no texts, or none has two tokens.
     ParameterError
-        A number is below what it allows.
+        A number is outside what it allows.
     """
 
     def __init__(
@@ -118,6 +118,11 @@ class TextBatches:
         if self.data.kind != "text":
             raise DataError(f"{self.data.name} holds no text, which codebooks are trained on.")
         self.model, self.seed, self.part = model, seed, part
+        if max_length is not None and max_length > (model.max_length or max_length):
+            raise ParameterError(
+                f"TextBatches: max_length must be at most {model.max_length} for {model.spec}; got "
+                f"{max_length}."
+            )
         texts = cast("list[str]", self.data.inputs)
         if part != "all":
             held = _held_out(self.data)

@@ -144,7 +144,8 @@ def replace_dead(
 ) -> None:
     """Set dead codes to rows that are explained badly, in place.
 
-    Each draws a row, within its group, with a chance in proportion to the row's squared error.
+    Each draws a row, within its group, with a chance in proportion to the row's squared error. With
+    a sum of k codes the row is divided by k.
 
     Parameters
     ----------
@@ -170,7 +171,8 @@ def replace_dead(
             turn = torch.randn(rows.shape, generator=generator).to(rows)
             turn /= turn.norm(dim=1, keepdim=True)
             rows = rows + noise * rows.norm(dim=1, keepdim=True) * turn
-        book.codes[mine] = rows.to(book.codes)
+        scale = config.k if config.reduce == "sum" else 1
+        book.codes[mine] = (rows / scale).to(book.codes)
         for name, held in ({} if optimizer is None else optimizer.state[book.codes]).items():
             if name != "step":
                 held[mine] = 0

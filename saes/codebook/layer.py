@@ -218,7 +218,7 @@ class Codebook(SAE[CodebookConfig]):
         Returns
         -------
         ids, similarity : [n, groups, k]. The similarity is the cosine, the inner product, or less
-            the distance.
+            the distance. An id is -1 where too few codes are left.
         """
         k, groups = k or self.config.k, self.config.groups
         table, shift = self._ranking()
@@ -231,6 +231,8 @@ class Codebook(SAE[CodebookConfig]):
         found = [_best(part, table, shift, k) for part in chunks.split(step)]
         empty = [(a.new_zeros(0, groups, k, dtype=torch.long), a.new_zeros(0, groups, k))]
         ids, score = (torch.cat(t) for t in zip(*(found or empty), strict=True))
+        if blocked is not None:
+            ids = ids.where(score > -torch.inf, -1)
         square = chunks.square().sum(-1, keepdim=True)
         if self.config.similarity == "cosine":
             score = score / square.sqrt().clamp_min(1e-30)

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.hooks import RemovableHandle
 
-from interp.errors import CheckpointError, DataError, ParameterError, ShapeError, closest
+from interp.errors import (
+    CheckpointError,
+    DataError,
+    ModelError,
+    ParameterError,
+    ShapeError,
+    closest,
+)
 from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hook, hooked
 from interp.loading import load
@@ -72,15 +79,25 @@ class Codebooks(nn.Module):
     model : the `interp.Model` that they act in.
     points : the hook points, in the order asked for.
     books : the codebooks, in that order; ``codebooks["attn_out.3"]`` gives one by name.
+    flat : a hook point holds the batch's positions in one row after the other, as OPT's MLPs do.
     """
 
-    def __init__(self, model: Model, points: Sequence[HookPoint], books: Sequence[Codebook]):
+    def __init__(
+        self,
+        model: Model,
+        points: Sequence[HookPoint],
+        books: Sequence[Codebook],
+        *,
+        flat: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
         self.points = tuple(points)
+        self.flat = flat
         self.books = nn.ModuleList(books)
         self._edits: dict[str, list[Editing]] = {}
-        self._k: int | None = None
+        self._k: int | Mapping[str, int] | None = None
+        self._batch: torch.Size | None = None
         self._seen: dict[str, Snap] | None = None
         self._shapes: dict[str, torch.Size] = {}
         self._hooks: list[RemovableHandle] | None = None
@@ -122,6 +139,10 @@ class Codebooks(nn.Module):
         """
         if self._hooks is None:
             self._hooks = hook(self.model.module, self.points, self._replace)
+            if self.flat:
+                module = self.model.module
+                note = module.register_forward_pre_hook(self._note_batch, with_kwargs=True)
+                self._hooks.append(note)
             _forget_compiled()
         return self
 
@@ -163,8 +184,14 @@ class Codebooks(nn.Module):
         name : of the hook point.
         edit : called with ids [b, t, groups, k] and gives them back changed; -1 empties a slot.
         blocked, refill : as for `Codebook.snap`.
+
+        Raises
+        ------
+        ParameterError
+            There is no codebook of that name, or the codebooks are disabled.
         """
         self[name]  # refuses a name that is not there
+        self.check_enabled()
         mine = Editing(edit, blocked, refill)
         self._edits.setdefault(name, []).append(mine)
         try:
@@ -202,7 +229,7 @@ class Codebooks(nn.Module):
         input_ids: Int[Tensor, "b t"],
         attention_mask: Int[Tensor, "b t"] | None = None,
         *,
-        k: int | None = None,
+        k: int | Mapping[str, int] | None = None,
     ) -> ModelLoss:
         """The loss of next tokens, and how badly codes explain what they replace.
 
@@ -210,7 +237,7 @@ class Codebooks(nn.Module):
         ----------
         input_ids : [b, t].
         attention_mask : [b, t], 0 at pads, which lie on the right; None for no pads.
-        k : codes a row in place of the configs', while a schedule runs.
+        k : codes a row in place of the configs', while a schedule runs; or of each hook point.
 
         Raises
         ------
@@ -313,13 +340,20 @@ class Codebooks(nn.Module):
             if not isinstance(book, Codebook):
                 raise CheckpointError(f"{folder}: {name} is a {book.architecture}, no codebook.")
         points = held.resolve(names) if names else []
-        found = cls(held, points, books)  # pyright: ignore[reportArgumentType]
+        flat = any(shape.flat for shape in _shapes(held, points).values())
+        found = cls(held, points, books, flat=flat)  # pyright: ignore[reportArgumentType]
         return found.to(held.device).eval()
+
+    def _note_batch(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        given = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.ndim > 1)
+        self._batch = next(given).shape[:2]
 
     def _replace(self, point: HookPoint, x: Tensor) -> Tensor:
         book = self[point.name]
         rows = x.reshape(-1, book.d_in)
         leading = x.shape[: x.ndim - (1 if point.d_head is None else 2)]
+        if len(leading) == 1 and self._batch is not None:
+            leading = self._batch
         edits = self._edits.get(point.name, [])
         blocked = [e.blocked for e in edits if e.blocked is not None]
 
@@ -331,7 +365,7 @@ class Codebooks(nn.Module):
 
         snap = book.snap(
             rows.to(book.codes.dtype),
-            self._k,
+            self._k[point.name] if isinstance(self._k, Mapping) else self._k,
             edit=edit if edits else None,
             blocked=torch.cat(blocked) if blocked else None,
             refill=all(e.refill for e in edits),
@@ -376,18 +410,24 @@ def insert(
     else:
         asked = dict.fromkeys([hookpoints] if isinstance(hookpoints, str) else hookpoints, config)
     check_language_model(model)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{model.spec} reads one text and says another; codebooks take a causal language model."
+        )
     points: dict[str, tuple[HookPoint, CodebookConfig]] = {}
     for expression, one in asked.items():
         for point in model.resolve(expression):
-            points.setdefault(point.name, (point, one))
+            if points.setdefault(point.name, (point, one))[1] != one:
+                raise ParameterError(f"insert: {point.name} is asked for with two configs.")
     shapes = _shapes(model, [p for p, _ in points.values()])
     books = []
     for name, (point, one) in points.items():
-        heads, width = shapes[name]
+        heads, width, _ = shapes[name]
         if point.d_head is not None and one.groups == 1:
             one = replace(one, groups=heads)
         books.append(Codebook(one, width, generator=seeded(seed, "codebook", name)))
-    found = Codebooks(model, [p for p, _ in points.values()], books)
+    flat = any(shape.flat for shape in shapes.values())
+    found = Codebooks(model, [p for p, _ in points.values()], books, flat=flat)
     return found.to(model.device).train(model.module.training)
 
 
@@ -397,9 +437,15 @@ def _forget_compiled() -> None:
         compiler.reset()
 
 
-def _shapes(model: Model, points: Sequence[HookPoint]) -> dict[str, tuple[int, int]]:
+class _Shape(NamedTuple):
+    heads: int
+    width: int
+    flat: bool
+
+
+def _shapes(model: Model, points: Sequence[HookPoint]) -> dict[str, _Shape]:
     """Heads (1 where there are none) and width of each hook point, from a forward of one token."""
-    shapes: dict[str, tuple[int, int]] = {}
+    shapes: dict[str, _Shape] = {}
     fired = {p.name: 0 for p in points}
 
     def look(point: HookPoint, x: Tensor) -> None:
@@ -407,7 +453,8 @@ def _shapes(model: Model, points: Sequence[HookPoint]) -> dict[str, tuple[int, i
         heads = 1 if point.d_head is None else x.shape[-2]
         if not x.is_floating_point() or x.ndim < 2 + (point.d_head is not None):
             raise ShapeError(f"{point.name} holds {list(x.shape)}, where a codebook needs rows.")
-        shapes[point.name] = (heads, heads * x.shape[-1])
+        flat = x.ndim == 2 + (point.d_head is not None)
+        shapes[point.name] = _Shape(heads, heads * x.shape[-1], flat)
 
     if not points:
         return shapes

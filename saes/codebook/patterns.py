@@ -1,5 +1,6 @@
 """What codes stand for: precision and recall of a pattern, purity, and neurons as a baseline."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -137,7 +138,7 @@ def find(pattern: str, texts: Sequence[str], *, parity: int | None = None) -> li
     Parameters
     ----------
     pattern : with a group, the place is where the first group begins; else where the match ends,
-        its last character.
+        its last character. A match of no character, as of a word's edge, has no place.
     parity : 0 or 1 keeps places at even or odd characters.
 
     Raises
@@ -154,9 +155,10 @@ def find(pattern: str, texts: Sequence[str], *, parity: int | None = None) -> li
     places = []
     for i, text in enumerate(texts):
         start = 0
-        while (match := compiled.search(text, start)) is not None:
+        while start < len(text) and (match := compiled.search(text, start)) is not None:
+            nothing = not compiled.groups and match.end() == match.start()
             place = match.start(1) if compiled.groups else match.end() - 1
-            if place >= 0 and (parity is None or place % 2 == parity):
+            if place >= 0 and not nothing and (parity is None or place % 2 == parity):
                 places.append((i, place))
             start = match.start() + 1
     return sorted(set(places))
@@ -164,7 +166,7 @@ def find(pattern: str, texts: Sequence[str], *, parity: int | None = None) -> li
 
 def _firing(latents: NDArray) -> tuple[NDArray, NDArray]:
     """(row, code) of every firing, each pair once."""
-    latents = latents.reshape(len(latents), -1)
+    latents = latents.reshape(len(latents), math.prod(latents.shape[1:]))
     rows = np.repeat(np.arange(len(latents)), latents.shape[1])
     flat = latents.ravel()
     rows, flat = rows[flat >= 0], flat[flat >= 0]

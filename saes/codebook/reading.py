@@ -19,7 +19,6 @@ from interp.models import quiet_transformers
 from interp.results import Result
 from interp.runs import versions
 from interp.store import ActivationStore
-from interp.structure import linear_shape
 from saes.codebook.layer import Codebook
 from saes.codebook.model import Codebooks
 from saes.codebook.patterns import best_neuron, code_scores, concept_map, find
@@ -175,14 +174,16 @@ def read_patterns(
         raise ParameterError("read_patterns needs a pattern, or data with labels of tokens.")
     latents: dict[str, list[NDArray]] = {n: [] for n in books.names}
     acts: list[NDArray] = []
+    widths: dict[str, int] = {}
     points = books.model.resolve(_neurons(books))
     for before, chosen, mask in _runs(books, feed, points, progress):
         for n in books.names:
             latents[n].append(chosen[n][mask].flatten(1).cpu().numpy())
         acts.append(torch.cat([before[p.name][mask] for p in points], 1).cpu().numpy())
+        widths = {p.name: before[p.name].shape[2] for p in points}
     table = {n: np.concatenate(v) for n, v in latents.items()}
     neurons = np.concatenate(acts)
-    units = [f"{p.name}:{i}" for p in points for i in range(_width(books, p))]
+    units = [f"{p.name}:{i}" for p in points for i in range(widths[p.name])]
     first = np.repeat(_half(texts, seed), feed.lengths)
     found, reasons = [], {}
     for pattern, places in on.items():
@@ -360,7 +361,7 @@ def _runs(
     held: dict[str, Tensor] = {}
 
     def keep(point: HookPoint, x: Tensor) -> None:
-        held[point.name] = x.flatten(2).float()
+        held[point.name] = x.reshape(*cast(Tensor, feed.mask).shape, -1).float()
 
     module, done = books.model.module, 0
     while done < len(feed.lengths):
@@ -487,14 +488,7 @@ def _f1(row: PatternCode) -> float:
 
 
 def _fires(latents: NDArray, book: Codebook) -> NDArray:
-    return np.bincount(latents.ravel(), minlength=book.n_latents)
-
-
-def _width(books: Codebooks, point: HookPoint) -> int:
-    shape = linear_shape(books.model.module.get_submodule(point.module))
-    if shape is None:
-        raise ModelError(f"{point.name} is no linear layer, so its neurons cannot be counted.")
-    return shape[1] if point.side == "out" else shape[0]
+    return np.bincount(latents[latents >= 0], minlength=book.n_latents)
 
 
 def _about(books: Codebooks, texts: Dataset, seed: int) -> dict[str, Any]:

@@ -169,11 +169,12 @@ def _start(books: Codebooks, prompt: str) -> list[int]:
 
 
 def _random_codes(books: Codebooks, codes: Sequence[Code], seed: int, i: int) -> list[Code]:
-    """As many other codes of the same groups; the code itself where a group has no other."""
+    """As many other codes of the same groups; the code itself where a group has no other left."""
     generator, found = seeded(seed, "random codes", i), []
     for name, latent in codes:
         size = books[name].config.n_codes
-        group, own = divmod(latent, size)
-        step = int(torch.randint(1, max(2, size), (1,), generator=generator))
-        found.append((name, group * size + (own + step) % size))
+        first = latent // size * size
+        order = (first + torch.randperm(size, generator=generator)).tolist()
+        left = [(name, c) for c in order if (name, c) not in (*codes, *found)]
+        found.append(left[0] if left else (name, latent))
     return found

@@ -159,7 +159,7 @@ def evaluate_tokfsm(
         accuracy=sums[1] / sums[2],
         best_accuracy=fsm.bayes_accuracy(length),
         state_accuracy=right,
-        state_interval=wilson(round(right * steps), steps),
+        state_interval=(right, right) if math.isnan(right) else wilson(round(right * steps), steps),
         state_chance=fsm.n_edges / fsm.n_states,
         first_accuracy=first,
         overlap=overlap,

@@ -1,5 +1,6 @@
 """Training of codebooks in a model: one loop, whose state is on disk and goes on bit for bit."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -133,6 +134,7 @@ def train_codebooks(
     }  # fmt: skip
     folder = None if out is None else Path(out)
     run = _Run(books, batches, schedule, settings)
+    settings["held weights"] = run.held_weights()
     first = _enter(folder, run, resume=resume, force=force)
     if first == 0 and held_out is not None:
         with books.disabled():
@@ -148,10 +150,10 @@ def train_codebooks(
             for step in range(first, steps):
                 run.step(step)
                 done = step + 1
-                if folder is not None and (done % every == 0 or done == steps):
-                    run.save(folder, done)
                 if progress is not None:
                     progress(done, steps, run.words())
+                if folder is not None and (done % every == 0 or done == steps):
+                    run.save(folder, done)
     finally:
         module.train(training)
         books.eval()
@@ -230,15 +232,17 @@ class _Run:
         began = time.process_time()
         settings, done, loss = self.settings, step + 1, None
         k = None
-        if settings["k_start"] is not None and self.books.names and step < settings["k_steps"]:
-            smallest = min(self.books[n].config.k for n in self.books.names)
-            k = k_at(
-                step,
-                smallest,
-                k_start=settings["k_start"],
-                k_steps=settings["k_steps"],
-                power=settings["k_power"],
-            )
+        if settings["k_start"] is not None and step < settings["k_steps"]:
+            k = {
+                name: k_at(
+                    step,
+                    self.books[name].config.k,
+                    k_start=settings["k_start"],
+                    k_steps=settings["k_steps"],
+                    power=settings["k_power"],
+                )
+                for name in self.books.names
+            }
         self.zero_grad()
         parts = settings["accumulate"]
         half = settings["autocast"] == "bfloat16"
@@ -270,6 +274,15 @@ class _Run:
         """Drop all gradients, also those of weights that are held."""
         self.books.zero_grad()
         self.books.model.module.zero_grad()
+
+    def held_weights(self) -> str | None:
+        """A hash of the model's weights that are not trained, so not in the checkpoint."""
+        digest, found = hashlib.sha256(), None
+        for name, tensor in sorted(self.books.model.module.named_parameters()):
+            if f"model.{name}" not in self.parameters:
+                found = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                digest.update(name.encode() + found.numpy().tobytes())
+        return None if found is None else digest.hexdigest()[:16]
 
     def words(self) -> str:
         """The last log entry in words."""
@@ -476,11 +489,13 @@ def _check(
             "train_codebooks: autocast must be None, or 'bfloat16' on a CUDA device; got "
             f"{autocast!r} on {books.model.device}."
         )
+    books.check_enabled()
     least = min((books[n].config.n_codes for n in books.names), default=0)
-    if k_start is not None and not 1 <= k_start <= least:
+    own = max((books[n].config.k for n in books.names), default=1)
+    if k_start is not None and not own <= k_start <= least:
         raise ParameterError(
-            f"train_codebooks: k_start must be from 1 to {least}, the fewest codes of a codebook; "
-            f"got {k_start}."
+            f"train_codebooks: k_start must be from {own}, the largest k, to {least}, the fewest "
+            f"codes of a codebook; got {k_start}."
         )
     if not books.names and model_lr == 0:
         raise ParameterError("train_codebooks: with no codebook and model_lr 0 nothing is trained.")

@@ -52,9 +52,16 @@ def test_train_read_and_force(invoke, learnt, data, tmp_path):
     assert "thirties" in read.stdout and "codes that fire" in read.stdout
     page = (tmp_path / "codes" / "report.html").read_text()
     assert "codes of patterns" in page and "features" in page
+    none = invoke(
+        "sae", "codes", out / "model", data, "--pattern", r"edge=\b", "--out", tmp_path / "none"
+    )
+    assert none.exit_code == 0 and "edge: no code fires on it" in none.stderr
     as_json = invoke("sae", "codes", out / "model", data, "--search", "w5 w9", "--json")
     assert len(json.loads(as_json.stdout)["search"]) == 8
 
+    for code, exit_code in (("mlp_out.1:7", 0), ("mlp_out.1:24", 2), ("attn_out.1:7", 2)):
+        planned = invoke("sae", "force", out / "model", "--code", code, "--dry-run")
+        assert planned.exit_code == exit_code, planned.output
     forced = invoke(
         "sae", "force", out / "model", "--code", "mlp_out.1:7", "--pattern", "w3", "--prompt",
         "w5 w9", "--samples", 2, "--tokens", 4, "--out", tmp_path / "force", "--json",
@@ -80,6 +87,24 @@ def test_resumed_is_the_same(invoke, folder, data, learnt):
     assert (out / "metrics.json").read_bytes() == before
     other = invoke(*arguments, "--lr", 0.5, "--resume")
     assert other.exit_code == 1 and "lr" in other.stderr
+    theirs = [folder("neox") if a == folder("gpt2") else a for a in arguments]
+    other = invoke(*theirs, "--resume")  # its weights would be those of the checkpoint
+    assert other.exit_code == 1 and "(model)" in other.stderr
+
+
+def test_what_is_refused_leaves_no_run_and_costs_none(invoke, folder, data, learnt, tmp_path):
+    out, _ = learnt
+    arguments = ("sae", "train", folder("gpt2"), data, "--arch", "codebook", "-p", "mlp_out.0",
+                 *SHORT, "--lr", -1)  # fmt: skip
+    done = invoke(*arguments, "--out", tmp_path / "new")
+    assert done.exit_code == 2 and "lr must be" in done.stderr and not (tmp_path / "new").exists()
+    before = sorted(p for p in out.rglob("*") if p.is_file())
+    assert invoke(*arguments, "--out", out, "--force").exit_code == 2
+    assert sorted(p for p in out.rglob("*") if p.is_file()) == before
+    wild = (*arguments[:-1], 1e30, "--clip", 0, "--warmup", 0, "--log-every", 1)
+    done = invoke(*wild, "--checkpoint-every", 6, "--out", tmp_path / "wild")
+    assert done.exit_code == 2 and "the loss is" in done.stderr
+    assert not (tmp_path / "wild").exists()
 
 
 def test_a_dry_run_writes_nothing(invoke, folder, data, tmp_path):
@@ -110,6 +135,11 @@ def test_from_a_store_it_is_an_sae_like_others(invoke, folder, data, tmp_path):
         (("--k", "2,4"), "--k takes one number for codebooks"),
         (("--k", "30"), "k must be at most 24"),
         (("--l1", "3"), "--l1 means nothing for codebooks"),
+        (("--no-normalize",), "--no-normalize means nothing for codebooks"),
+        (("--b-dec", "zero"), "--b-dec means nothing for codebooks"),
+        (("--pool", "mean"), "--pool means nothing for codebooks"),
+        (("--buffer-rows", "9"), "--buffer-rows means nothing for codebooks"),
+        (("--max-length", "65"), "max_length must be at most 64"),
         (("--set", "groups=5"), "groups must divide the width"),
         (("--set", "k=3"), "--k, not --set"),
         (("--init", "zeros"), "init must be one of"),
@@ -129,6 +159,12 @@ def test_options_of_codebooks_are_theirs_alone(invoke, folder, data, tmp_path):
     assert done.exit_code == 2 and "--architecture codebook" in done.stderr
     done = invoke("sae", "force", tmp_path, "--code", "mlp_out.1")
     assert done.exit_code == 2 and "HOOKPOINT:NUMBER" in done.stderr
+    done = invoke("sae", "force", tmp_path, "--code", "mlp_out.1:3", "--samples", 0)
+    assert done.exit_code == 2 and "must be at least 1; got 0 and 50" in done.stderr
+    done = invoke("sae", "force", tmp_path, "--code", "mlp_out.1:3", "--dry-run")
+    assert done.exit_code == 1 and "holds no codebooks" in done.stderr
+    done = invoke("sae", "codes", tmp_path, data, "--pattern", "a=b", "--pattern", "a=c")
+    assert done.exit_code == 2 and "--pattern a is given twice" in done.stderr
     done = invoke("sae", "codes", tmp_path, data, "--pattern", "a")
     assert done.exit_code == 2 and "NAME=REGEX" in done.stderr
     done = invoke("sae", "codes", tmp_path, data, "--pattern", "a=b")

@@ -7,7 +7,7 @@ import typer
 
 from interp.cli.capture import size
 from interp.cli.shell import bar, emit, note, table
-from interp.errors import ParameterError
+from interp.errors import InterpError, ParameterError
 
 if TYPE_CHECKING:
     from saes.codebook import CodebookConfig
@@ -64,7 +64,7 @@ def train_in_model(
     if dry_run:
         _plan(books, batches, options, as_json)
         return
-    from interp.runs import Run
+    from interp.runs import Run, find_run
 
     identity = {
         "architecture": "codebook",
@@ -73,22 +73,39 @@ def train_in_model(
         "from_scratch": from_scratch,
         **options,
     }
-    about = {"model": model.identity(), "data": batches.data.name, "from_scratch": from_scratch}
-    run = Run(out, "sae train", identity, resume=resume, force=force)
-    with bar("training") as progress:
-        log = train_codebooks(
-            books,
-            batches,
-            held_out=held_out,
-            out=out,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            force=force,
-            name=f"{batches.data.name}.codebooks",
-            provenance=about,
-            progress=progress,
-            **options,
-        )
+    whose = model.identity()
+    identity |= {"model": {k: whose[k] for k in ("class", "fingerprint", "tokenizer", "dtype")}}
+    about = {"model": whose, "data": batches.data.name, "from_scratch": from_scratch}
+    # A run that is there is compared now; a new one begins with the first step, when settings have
+    # been looked at. What is refused leaves no run behind and costs no earlier one.
+    found = find_run(out, resume=resume, force=force)
+    run = None if found is None or force else Run(out, "sae train", identity, resume=True)
+
+    def step(done: int, total: int, words: str) -> None:
+        nonlocal run
+        run = run or Run(out, "sae train", identity, force=force)
+        progress(done, total, words)
+
+    try:
+        with bar("training") as progress:
+            log = train_codebooks(
+                books,
+                batches,
+                held_out=held_out,
+                out=out,
+                checkpoint_every=checkpoint_every,
+                resume=run is not None,
+                force=force,
+                name=f"{batches.data.name}.codebooks",
+                provenance=about,
+                progress=step,
+                **options,
+            )
+    except InterpError:
+        if run is not None:
+            run.drop()
+        raise
+    run = run or Run(out, "sae train", identity, force=force)
     run.add(log)
     run.finish()
     import dashboards
@@ -99,8 +116,8 @@ def train_in_model(
     if as_json:
         emit(metrics(run.results))
         return
-    found = log.metrics()
-    rows = [[n, c["n_codes"], c["k"], c["fvu"], c["dead"]] for n, c in found["codebooks"].items()]
+    last = log.metrics()["codebooks"]
+    rows = [[n, c["n_codes"], c["k"], c["fvu"], c["dead"]] for n, c in last.items()]
     table("", ["codebook", "codes", "k", "fvu", "dead"], rows)
     for which, loss in log.held_out.items():
         typer.echo(f"held-out loss, {which}: {loss:.3f} nats a token")

@@ -90,6 +90,9 @@ def run(
         work.finish()
         command = f"interp sae codes {folder} {data}"
         dashboards.Report(work.results, command=command).write(out / "report.html")
+    for result in found:
+        for name, reason in getattr(result, "reasons", {}).items():
+            note(f"{name}: {reason}")
     if as_json:
         said = {r.kind: r.metrics() for r in found}
         emit({**said, **({} if fires is None else {"search": fires.to_dict("records")})})
@@ -115,6 +118,8 @@ def _patterns(given: list[str] | None) -> dict[str, str]:
         name, equals, pattern = one.partition("=")
         if not equals or not name or not pattern:
             raise ParameterError(f"--pattern takes NAME=REGEX; got {one!r}.")
+        if name in found:
+            raise ParameterError(f"--pattern {name} is given twice; give each a name of its own.")
         found[name] = pattern
     return found
 

@@ -46,14 +46,20 @@ def run(
         raise ParameterError("interp sae force needs --code HOOKPOINT:NUMBER, as mlp_out.1:17.")
     prompts = prompt or [""]
     from interp.runs import Run, find_run
+    from saes.codebook import Codebooks, forced, steer_codes
 
+    if samples < 1 or tokens < 1:
+        raise ParameterError(
+            f"--samples and --tokens must be at least 1; got {samples} and {tokens}."
+        )
     if dry_run:
+        with forced(Codebooks.load(folder, device=device), codes, every_slot=every_slot):
+            pass  # refuses codes that are not there
         plan = {"texts": 3 * samples * len(prompts), "tokens": 3 * samples * len(prompts) * tokens}
         emit(plan) if as_json else typer.echo(", ".join(f"{v:,} {k}" for k, v in plan.items()))
         return
     find_run(out, resume=resume, force=force)
     import dashboards
-    from saes.codebook import Codebooks, steer_codes
 
     options = {
         "folder": str(folder), "codes": codes, "pattern": pattern, "prompts": prompts,

@@ -171,7 +171,11 @@ def run(
         codebook.refuse_unused(
             {"target": target, "l1": l1, "l0": l0, "penalty_warmup": penalty_warmup, "ema": ema,
              "dead_after": dead_after, "optimizer": None if optimizer == "adam" else optimizer,
-             "backend": None if backend == "auto" else backend}
+             "backend": None if backend == "auto" else backend, "no_normalize": not normalize,
+             "b_dec": None if b_dec == "mean" else b_dec, "pool": None if pool == "all" else pool,
+             "buffer_rows": None if buffer_rows == 2**16 else buffer_rows,
+             "forward_batch_size": forward_batch_size, "image_column": image_column,
+             "text_model": text_model, "prompt": prompt}
         )  # fmt: skip
         codebook.train_in_model(
             interp.load(str(model), device, dtype, revision, trust_remote_code=trust_remote_code),

@@ -97,6 +97,10 @@ def test_blocked_codes_are_passed_over(books):
     with pytest.raises(ParameterError, match="fewer than k=2 codes left"):
         with blocked(books, [("mlp_out.0", i) for i in range(11)]):
             pass
+    most, rest = ([("mlp_out.0", i) for i in part] for part in (range(6), range(6, 11)))
+    with blocked(books, most), blocked(books, rest):  # each leaves enough, both one
+        ids = books.codes(IDS)["mlp_out.0"]
+    assert (ids[..., 0] == 11).all() and (ids[..., 1] == -1).all()
 
 
 def test_the_codes_of_another_run(books):
@@ -132,6 +136,12 @@ def test_codes_that_are_not_there(books):
         with pytest.raises(ParameterError, match="no codebook at"):
             with context(books, [("mlp_out.x", 1)]):
                 pass
+    with pytest.raises(ParameterError, match="no codebook at 'mlp_out.x'"):
+        interchange(books, IDS, OTHER, ["mlp_out.x"])  # would be the distance without
+    for context in (forced(books, [("mlp_out.0", 1)], positions=[4]),
+                    patched(books, books.codes(OTHER), [-5])):  # fmt: skip
+        with pytest.raises(ShapeError, match="read at 4 positions, of which .* is none"), context:
+            books.codes(IDS)
     with pytest.raises(ParameterError, match="room for 2 forced codes"):
         with forced(books, [("mlp_out.0", i) for i in range(3)]):
             pass

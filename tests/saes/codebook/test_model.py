@@ -8,7 +8,17 @@ from torch.testing import assert_close
 
 import interp
 from interp.errors import CheckpointError, DataError, LayerNotFound, ModelError, ParameterError
-from saes.codebook import CodebookConfig, Codebooks, codes_on, forced, insert
+from saes.codebook import (
+    CodebookConfig,
+    Codebooks,
+    TextBatches,
+    codes_on,
+    forced,
+    insert,
+    read_patterns,
+    steer_codes,
+    train_codebooks,
+)
 
 CONFIG = CodebookConfig(n_codes=20, k=2)
 ROLES = {
@@ -111,6 +121,10 @@ def test_k_of_a_schedule(gpt2):
     books = insert(gpt2, "mlp_out.*", CONFIG)
     assert {s.ids.shape[-1] for s in books.loss(IDS, k=7).snaps.values()} == {7}
     assert {s.ids.shape[-1] for s in books.loss(IDS).snaps.values()} == {2}
+    each = books.loss(IDS, k={"mlp_out.0": 3, "mlp_out.1": 5, "mlp_out.2": 1}).snaps
+    assert [each[n].ids.shape[-1] for n in books.names] == [3, 5, 1]
+    snap, book = books.loss(IDS, k=7).snaps["mlp_out.0"], books["mlp_out.0"]
+    assert_close(snap.reduced, book.codes[snap.ids[:, 0]].mean(1))  # of seven, not of two
 
 
 def test_generation_reads_codes(gpt2):
@@ -166,6 +180,10 @@ def test_bad_input_ends_in_a_sentence(gpt2, tiny):
         insert(tiny("mamba"), "mlp_act.*", CONFIG)
     with pytest.raises(ModelError, match="no language model|both sides"):
         insert(tiny("bert"), "mlp_out.*", CONFIG)
+    with pytest.raises(ModelError, match="reads one text and says another"):
+        insert(tiny("t5"), "decoder.mlp_out.*", CONFIG)
+    with pytest.raises(ParameterError, match="mlp_out.1 is asked for with two configs"):
+        insert(gpt2, {"mlp_out.*": CONFIG, "mlp_out.1": CodebookConfig(n_codes=5, k=1)})
     with pytest.raises(ParameterError, match="groups must divide the width; got 5"):
         insert(gpt2, "mlp_out.*", CodebookConfig(n_codes=4, k=1, groups=5))
     with pytest.raises(ParameterError, match="needs a CodebookConfig"):
@@ -228,6 +246,30 @@ def test_a_compiled_model_reads_codes(tiny):
 
 def test_disabled_codebooks_are_not_read(gpt2):
     books = insert(gpt2, "mlp_out.*", CONFIG).disable()
-    for read in (lambda: books.codes(IDS), lambda: codes_on(books, "w3 w4")):
+    for read in (
+        lambda: books.codes(IDS),
+        lambda: codes_on(books, "w3 w4"),
+        lambda: steer_codes(books, [("mlp_out.0", 3)], "w", ["w5"]),  # would count the same thrice
+        lambda: train_codebooks(books, TextBatches(gpt2, ["w3 w4"], 1), steps=1),
+    ):
         with pytest.raises(ParameterError, match=r"disabled and choose no codes; enable\(\) first"):
             read()
+
+
+def test_positions_of_a_model_that_flattens_them(tiny, tokenizer, tmp_path):
+    """OPT's MLP reads all tokens of a batch in one row; codes are still [b, t]."""
+    model = interp.load(tiny("opt"))
+    model.tokenizer = tokenizer()
+    books = insert(model, ["mlp_out.*", "attn_out.0"], CONFIG)
+    plain = books.codes(IDS)
+    assert {i.shape for i in plain.values()} == {(2, 5, 1, 2)}
+    books.save_pretrained(tmp_path)
+    for one in (books, Codebooks.load(tmp_path)):
+        with forced(one, [("mlp_out.1", 3)], positions=[2]):
+            ids = one.codes(IDS)["mlp_out.1"]
+        assert (ids[:, 2, 0, 1] == 3).all()
+        others = [0, 1, 3, 4]
+        assert torch.equal(ids[:, others], plain["mlp_out.1"][:, others])
+    found = read_patterns(books, ["w3 w4 w5 w9", "w9 w5 w7"] * 9, {"nine": "w9"})
+    assert found.n == 63 and found.best()[0].precision == 1
+    assert not any(m._forward_pre_hooks for m in books.disable().model.module.modules())

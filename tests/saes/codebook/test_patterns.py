@@ -50,6 +50,8 @@ def test_places_of_patterns():
     assert find("184", texts) == [(0, 2), (0, 8), (1, 4)]  # without a group, where it ends
     assert find("aa", ["aaaa"]) == [(0, 1), (0, 2), (0, 3)]  # overlaps too
     assert find("a(b)?", ["ab a"]) == [(0, 1)]  # a group that took no part is nowhere
+    assert find(r"\b", ["ab a"]) == []  # a match of no character has no place, and ends
+    assert find(r"(?=(aa))", ["aaa"]) == [(0, 0), (0, 1)]  # but its group may have one
     for wrong, said in (("(", "no regular expression"), ("x*", "matches the empty text")):
         with pytest.raises(ParameterError, match=said):
             find(wrong, texts)
@@ -80,3 +82,8 @@ def test_the_best_neuron_by_hand():
     assert (whole.unit, whole.precision) == (1, 0.8)
     assert best_neuron(acts, on, 0.1) is None
     assert best_neuron(acts, on, 0.75).precision == pytest.approx(3 / 5)
+
+
+def test_no_rows_hold_no_codes():
+    found = code_scores(np.empty((0, 2), int), np.zeros(0, bool), 4)
+    assert not len(found.codes)

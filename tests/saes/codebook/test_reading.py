@@ -13,6 +13,7 @@ from interp.results import Result
 from saes.codebook import (
     CodebookConfig,
     CodePatterns,
+    blocked,
     code_concepts,
     code_features,
     codes_on,
@@ -21,6 +22,7 @@ from saes.codebook import (
     steer_codes,
 )
 from saes.codebook.generating import sample
+from saes.codebook.steering import _random_codes
 
 
 @pytest.fixture
@@ -132,7 +134,25 @@ def test_bad_data_ends_in_a_sentence(books, gpt2):
     gpt2.tokenizer = words
 
 
+def test_empty_slots_are_no_codes(books):
+    with blocked(books, [("mlp_out.0", i) for i in range(50)], refill=False):
+        found = read_patterns(books, SINGLES, {"nine": "w9$", "ninety": "w90$"})
+        fires = code_features(books, "mlp_out.0", SINGLES).fires
+    assert found.fired == {"mlp_out.0": 0.48} and found.best()[0].code == 90
+    assert list(found.reasons) == ["nine"] and len(fires) == 100
+
+
 # ---- steering
+
+
+def test_random_codes_are_none_of_those_put_in(gpt2):
+    books = insert(gpt2, "head_out.0", CodebookConfig(n_codes=4, k=2))
+    codes = [("head_out.0", 4), ("head_out.0", 5)]
+    for i in range(20):
+        assert sorted(_random_codes(books, codes, 0, i)) == [("head_out.0", 6), ("head_out.0", 7)]
+    assert len({tuple(_random_codes(books, codes[:1], 0, i)) for i in range(20)}) == 3
+    whole = [("head_out.0", i) for i in range(4)]
+    assert _random_codes(books, whole, 0, 0) == whole  # no other is left
 
 
 def test_a_code_put_in_changes_what_is_said(gpt2):

@@ -64,6 +64,8 @@ def test_a_model_that_knows_nothing(learnt):
     found = evaluate_tokfsm(books, MACHINE, sequences=8, samples=40, length=21)
     assert found.loss > found.floor + 0.3 and found.state_accuracy < 0.45
     assert found.purity == found.forced == {}
+    short = evaluate_tokfsm(books, MACHINE, sequences=2, samples=3, length=4)  # a state and a half
+    assert all(math.isnan(v) for v in (short.state_accuracy, *short.state_interval))
 
 
 def test_purity_and_interchange_at_their_ends(learnt):

@@ -24,7 +24,8 @@ from saes.codebook import (
 )
 from saes.codebook.fitting import initialise_codes, k_at, kmeans, replace_dead
 from saes.codebook.layer import Codebook
-from saes.codebook.training import language_loss
+from saes.codebook.training import _Run, language_loss
+from saes.schedules import Schedule
 
 MACHINE = FSM(5, 2, seed=0)
 CONFIG = CodebookConfig(n_codes=30, k=1)
@@ -156,6 +157,20 @@ def test_what_can_be_held_is_held():
             assert torch.equal(parameter, start[name]) == held(name), (options, name)
 
 
+@pytest.mark.parametrize("options", [{"model_lr": 0}, {"freeze_attention": True}])
+def test_weights_that_are_held_must_be_the_same_to_go_on(options, tmp_path):
+    """They are not in the checkpoint, which would else be mixed with those of another model."""
+    options |= {"steps": 4, "checkpoint_every": 2, "out": tmp_path, "init": "normal"}
+    with pytest.raises(Killed):
+        books = insert(small_model(), "head_out.*", CONFIG)
+        train_codebooks(books, batches(), progress=kill_at(3), **options)
+    with pytest.raises(StoreError, match="another held weights"):
+        other = insert(small_model(5), "head_out.*", CONFIG)
+        train_codebooks(other, batches(), resume=True, **options)
+    again = insert(small_model(), "head_out.*", CONFIG)
+    assert train_codebooks(again, batches(), resume=True, **options).steps[-1] == 4
+
+
 def test_k_falls_on_schedule():
     for step, k in ((0, 100), (50, 54), (100, 8), (200, 8)):
         assert k_at(step, 8, k_start=100, k_steps=101) == k
@@ -175,6 +190,22 @@ def test_k_falls_on_schedule():
     assert seen == [9, 7, 5, 3, 1, 1]
 
 
+def test_k_falls_to_that_of_each_codebook():
+    wide = CodebookConfig(n_codes=30, k=5)
+    books = insert(small_model(), {"mlp_out.0": CONFIG, "mlp_out.1": wide})
+    seen = {name: [] for name in books.names}
+
+    def look(name):
+        return lambda ids: seen[name].append(ids.shape[-1]) or ids
+
+    with (
+        books.editing("mlp_out.0", look("mlp_out.0")),
+        books.editing("mlp_out.1", look("mlp_out.1")),
+    ):
+        train_codebooks(books, batches(), steps=6, k_start=9, k_steps=5, init="normal")
+    assert seen == {"mlp_out.0": [9, 7, 5, 3, 1, 1], "mlp_out.1": [9, 8, 7, 6, 5, 5]}
+
+
 def test_dead_codes_begin_anew_at_rows_that_are_explained_badly():
     book = Codebook(CodebookConfig(n_codes=4, k=1), 8)
     before = book.codes.detach().clone()
@@ -188,6 +219,9 @@ def test_dead_codes_begin_anew_at_rows_that_are_explained_badly():
     replace_dead(book, torch.tensor([0]), rows, 0 * error, generator=torch.Generator())
     assert torch.equal(book.codes, still)  # nothing is explained badly
     replace_dead(book, torch.tensor([0]), rows, error, generator=torch.Generator(), noise=0.1)
+    summed = Codebook(CodebookConfig(n_codes=4, k=4, reduce="sum"), 8)
+    replace_dead(summed, torch.tensor([1]), rows, error, generator=torch.Generator())
+    assert any(torch.equal(4 * summed.codes[1], rows[i]) for i in (2, 4))  # four make a row
     nearest = (book.codes[0] - rows).norm(dim=1)
     i = int(nearest.argmin())
     assert_close(nearest[i], 0.1 * rows[i].norm())
@@ -281,6 +315,8 @@ def test_text_batches_read_every_window_once_an_epoch(gpt2, texts):
     assert len(held["held out"]) + len(held["train"]) == len(
         TextBatches(gpt2, texts * 9, 4).windows
     )
+    with pytest.raises(ParameterError, match="max_length must be at most 64"):
+        TextBatches(gpt2, texts, 4, max_length=65)
     with pytest.raises(DataError, match="no text of two tokens"):
         TextBatches(gpt2, ["w1", "w2"], 4)
     with pytest.raises(DataError, match="holds no text"):
@@ -303,7 +339,7 @@ def test_finetuning_on_texts(gpt2, texts):
         ({"steps": 0}, "steps must be a whole number above 0"),
         ({"lr": -1.0}, "lr must be a finite number above 0"),
         ({"init": "zeros"}, "init must be one of kmeans, normal"),
-        ({"k_start": 31}, "k_start must be from 1 to 30"),
+        ({"k_start": 31}, "k_start must be from 1, the largest k, to 30"),
         ({"autocast": "bfloat16"}, "on a CUDA device"),
         ({"model_lr": float("nan")}, "model_lr must be"),
         ({"resume": True}, "resume needs out"),
@@ -320,3 +356,46 @@ def test_a_loss_that_is_nan_is_an_error():
     books = insert(small_model(), "mlp_out.*", CONFIG)
     with pytest.raises(ParameterError, match="the loss is .* take a smaller lr"):
         train_codebooks(books, batches(), steps=30, lr=1e30, clip=None, warmup=0)
+
+
+def test_what_a_step_counts_and_forgets():
+    """After replacement all counts are 0 (C7), and Adam knows nothing of codes that are new."""
+    books = insert(small_model(), "mlp_out.0", CONFIG)
+    settings = {"lr": 1e-3, "model_lr": 1e-3 / 3, "weight_decay": 0.5, "freeze_attention": False,
+                "seed": 0, "noise": 0.0, "k_start": None, "accumulate": 1, "autocast": None,
+                "clip": None, "replace_every": 2, "steps": 10, "log_every": 1}  # fmt: skip
+    run = _Run(books, batches(), Schedule(steps=10), settings)
+    assert [g["weight_decay"] for g in run.optimizer.param_groups] == [0.0, 0.5]
+    run.step(0)
+    fired = run.fired["mlp_out.0"].clone()
+    assert (fired == 0).any() and (fired > 0).any()
+    run.step(1)
+    dead = run.log[-1]["dead.mlp_out.0"]
+    assert not run.fired["mlp_out.0"].any() and not run.silent["mlp_out.0"][fired == 0].all()
+    moments = run.optimizer.state[books["mlp_out.0"].codes]["exp_avg_sq"]
+    assert dead < 1 and (moments == 0).all(1).any() and (moments > 0).any()
+    run.step(2)
+    before = books["mlp_out.0"].codes.detach().clone()
+    run.settings["replace_every"] = 1
+    run.step(9)  # not in the last tenth
+    assert run.fired["mlp_out.0"].any()
+    assert (books["mlp_out.0"].codes - before).abs().max() < 0.01
+
+
+def test_pads_fire_no_codes():
+    books = insert(small_model(), "mlp_out.0", CodebookConfig(n_codes=30, k=30))
+    ids, mask = batches(2)(0)
+    settings = {"lr": 1e-3, "model_lr": 0, "weight_decay": 0.0, "freeze_attention": False}
+    run = _Run(books, batches(), Schedule(steps=1), settings)
+    loss = books.loss(ids, mask)
+    run._count(loss._replace(mask=torch.zeros_like(loss.mask)))
+    assert not run.fired["mlp_out.0"].any() and run.tokens == 0
+    run._count(loss)
+    assert (run.fired["mlp_out.0"] == 1).all() and run.tokens == mask.sum()
+
+
+def test_the_model_s_rate_where_none_is_given():
+    for init, share in (("kmeans", 3), ("normal", 1)):
+        books = insert(small_model(), "mlp_out.0", CONFIG)
+        log = train_codebooks(books, batches(), steps=1, lr=3e-3, init=init)
+        assert log.provenance["training"]["model_lr"] == pytest.approx(3e-3 / share)
