@@ -64,7 +64,7 @@ def prefix_curve(
     the scale of single dimensions, and not on translation.
     Degenerate: no curve and the reason for one class, a class of one row, rows that
     are not finite or are one point.
-    Cost: an eigendecomposition [d, d], and products of 4,000 rows (seconds at d = 2,048).
+    Cost: an eigendecomposition [d, d], and products of 4,000 rows (12 s at d = 2,048).
     Source: Kusupati et al. 2022 (2205.13147).
     Differs: one fixed ridge probe in place of a head a length, so that no length is tuned.
 
