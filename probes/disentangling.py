@@ -172,9 +172,9 @@ def infomec(
     Degenerate: nan with the reason for one factor (modularity), one active latent (compactness), a
     factor of one value, values that are not finite. Factors that depend on each other lower
     modularity whatever the latents do; the notes say how much they share.
-    Cost: at n = 10,000 and 2,048 latents of two values a minute of processor and 1.4 GB for one factor
-    of ten values in two folds; more values and folds take more of both. By neighbours minutes a
-    factor (`mutual_information`), so take few latents there.
+    Cost: at n = 10,000 and 2,048 latents of two values a minute of processor and 1.4 GB for one
+    factor of ten values in two folds; more values and folds take more of both. By neighbours
+    minutes a factor (`mutual_information`), so take few latents there.
     Source: Hsu et al., arXiv 2305.18378, equations of InfoM, InfoE, InfoC. Differs: held out;
     latents that tell nothing are left out of modularity.
 
