@@ -53,7 +53,7 @@ def codebook_curves(result: CodebookTraining) -> Plot:
         look = {**base, "domain": domain, "anchor": "x", "nticks": 5, "title": heading}
         fig.update_layout({axis: look})
     if split:
-        fig.update_layout(yaxis2={"type": "log", "exponentformat": "power"})
+        fig.update_layout(yaxis2={"type": "log", "tickformat": "~g"})
     fig.update_xaxes(title_text="step", anchor="y2" if split else "y", rangemode="tozero")
     fig.update_layout(hovermode="x unified", height=560 if split else 400)
     return fig
@@ -213,7 +213,7 @@ def steering_bars(result: CodeSteering) -> Plot:
     alt = f"Texts that hold {clip(result.pattern, 60)}, by the codes put in. {said}."
     house(fig, label(f"{tables.concept(result)}, steered"), alt=alt)
     _rows(fig, names)
-    fig.update_xaxes(title_text="texts that hold the pattern", range=[0, 1], tickformat="~p")
+    fig.update_xaxes(title_text="texts that hold the pattern", range=[0, 1.02], tickformat="~p")
     return fig
 
 

@@ -38,17 +38,17 @@ def densities(result: Features) -> Plot:
         y=f32(count),
         width=0.23,
         marker={"color": light("curve")},
-        hovertemplate="10^%{x:.2f}: %{y} latents<extra></extra>",
+        hovertemplate=f"10^%{{x:.2f}}: %{{y}} {label(result.unit, 40)}s<extra></extra>",
     )
     house(fig, label(f"{tables.concept(result)}, densities"), alt=_alt(result))
     whole = np.arange(np.floor(low), 0.5)
     fig.update_xaxes(
-        title_text="share of tokens at which a latent fires",
+        title_text=f"share of tokens at which a {label(result.unit, 40)} fires",
         tickmode="array",
         tickvals=f32(whole),
         ticktext=[f"{100 * 10.0**v:g} %" for v in whole],
     )
-    fig.update_yaxes(title_text="latents")
+    fig.update_yaxes(title_text=f"{label(result.unit, 40)}s")
     fig.update_layout(height=300, showlegend=False)
     return fig
 
@@ -232,9 +232,9 @@ def _percent(share: float) -> str:
 def _alt(result: Features) -> str:
     alive = result.density[result.fires > 0]
     if not len(alive):
-        return f"{tables.concept(result)}: no latent fires."
+        return f"{tables.concept(result)}: no {result.unit} fires."
     return (
-        f"{tables.concept(result)}: {len(alive):,} of {len(result):,} latents fire, half of them "
-        f"at {_percent(float(np.median(alive)))} of the tokens or less, the commonest at "
+        f"{tables.concept(result)}: {len(alive):,} of {len(result):,} {result.unit}s fire, half of "
+        f"them at {_percent(float(np.median(alive)))} of the tokens or less, the commonest at "
         f"{_percent(float(alive.max()))}."
     )

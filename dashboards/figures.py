@@ -109,9 +109,12 @@ def figure(result: Result | Sequence[Result]) -> Plot:
     for known in type(result).__mro__:
         if known in FIGURES:
             return FIGURES[known](result)
-    kinds = ", ".join(t.__name__ for t in FIGURES)
+    if isinstance(result, Result):
+        raise ParameterError(
+            f"{type(result).__name__} has no figure; its numbers are in to_frame() and metrics()."
+        )
     raise ParameterError(
-        f"figure draws {kinds}, or a list of results, and got {type(result).__name__}."
+        f"figure draws a result, or a list of results, and got {type(result).__name__}."
     )
 
 

@@ -180,7 +180,7 @@ def curve_figure(result: Geometry, name: str) -> Plot:
     house(
         fig, label(f"{tables.concept(result)}, {TITLES.get(name, name)}"), alt=_reach(result, name)
     )
-    fig.update_xaxes(type="log", title_text="principal components", dtick="D2")
+    fig.update_xaxes(type="log", title_text="principal components", tickformat="~g", dtick="D2")
     fig.update_yaxes(title_text="share of the variance", range=[0, 1.02])
     fig.update_layout(height=440, hovermode="closest")
     return fig

@@ -34,7 +34,7 @@ def training_curves(result: Training) -> Plot:
     house(fig, label(f"{tables.concept(result)}, training"), alt=_alt(result))
     base = fig.to_dict()["layout"]["yaxis"]
     rows = (
-        ("yaxis", [0.70, 1.0], "loss", {"type": "log", "exponentformat": "power"}),
+        ("yaxis", [0.70, 1.0], "loss", {"type": "log", "tickformat": "~g"}),
         ("yaxis2", [0.46, 0.64], "FVU", {"rangemode": "tozero"}),
         ("yaxis3", [0.23, 0.41], "L0", {"rangemode": "tozero"}),
         ("yaxis4", [0.0, 0.18], "dead", {"rangemode": "tozero", "tickformat": "~p"}),

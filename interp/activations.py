@@ -15,6 +15,7 @@ from interp.data import Dataset
 from interp.errors import LayerNotFound
 from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hooked
+from interp.live import live
 from interp.loading import load
 from interp.models import Model
 from interp.pooling import Pool
@@ -186,6 +187,7 @@ def capture(
         "group_column": group_column,
     }
     work = Capture(model, data, hookpoints, pool, batch_size, dtype, max_length, columns)
+    progress = live(progress, "capturing")
     if out is None:
         return work.in_memory(progress)
     return work.on_disk(Path(out), resume=resume, force=force, progress=progress)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from interp.changes import Changes
 from interp.errors import DataError, ParameterError, closest
 from interp.results import Result
 
@@ -20,6 +21,8 @@ SHORT = {
     "run_changes": "run",
 }
 """Kind of result -> what a condition calls it."""
+ANALYSES = {"depth": "concept_depth", "aqi": "aqi_by_layer"}
+"""What a condition calls a comparison -> the kind of result that is compared, by another name."""
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -84,18 +87,19 @@ class Gate:
         return [f"{place} = {v:.4g}" for place, v in defined.items() if rule(v, self.bound)]
 
 
-def holding(gates: Sequence[Gate], results: Iterable[Result]) -> dict[str, list[str]]:
+def holding(gates: Sequence[Gate], results: Sequence[Result]) -> dict[str, list[str]]:
     """Which conditions hold for the results of a comparison, and where.
 
     A measure with an entry a hook point, and one that several results have, holds where any of
-    its values does.
+    its values does. One on all results of an analysis passes only where all of them could be
+    compared (`interp.changes.Changes.not_compared`).
 
     Raises
     ------
     ParameterError
         No result has a measure of that name.
     DataError
-        A measure is undefined everywhere.
+        A measure is undefined everywhere, or a condition would pass for want of a comparison.
     """
     values = _measures(results)
     found = {}
@@ -104,19 +108,44 @@ def holding(gates: Sequence[Gate], results: Iterable[Result]) -> dict[str, list[
             near = closest(gate.name, values)
             known = ", ".join(sorted(values)[:20])
             raise ParameterError(
-                f"{gate.name!r} is no measure of this comparison; {near or f'known are {known}'}."
+                f"{gate.name!r} is no measure of this comparison; {near or f'known are {known}.'}"
             )
         where = gate.holds(values[gate.name])
         if where:
             found[gate.text] = where
+            continue
+        short, _, rest = gate.name.partition(".")
+        one = any(rest.startswith(f"{r.name}.") for r in results if _short(r) == short)
+        missing = [] if one else _not_compared(short, results)
+        if missing:
+            raise DataError(
+                f"{gate.text!r} cannot pass, for {missing[0]}; compare all, or name one result, as "
+                f"in {short}.RESULT.MEASURE."
+            )
     return found
+
+
+def _not_compared(short: str, results: Iterable[Result]) -> list[str]:
+    """Results of an analysis that could not be compared, each with the reason."""
+    begins = f"{ANALYSES.get(short, short)} "
+    return [
+        f"{name} is not compared: {why.removesuffix('.')}"
+        for result in results
+        if isinstance(result, Changes)
+        for name, why in result.not_compared.items()
+        if name.startswith(begins)
+    ]
+
+
+def _short(result: Result) -> str:
+    return SHORT.get(result.kind, result.kind)
 
 
 def _measures(results: Iterable[Result]) -> dict[str, dict[str, float]]:
     """Name of a measure -> place -> value."""
     table: dict[str, dict[str, float]] = {}
     for result in results:
-        short = SHORT.get(result.kind, result.kind)
+        short = _short(result)
         metrics = result.metrics()
         places = [str(h) for h in metrics.get("hookpoints", ())]
         for field, value in _numbers(metrics):

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from interp.errors import ShapeError
+from interp.live import live
 from interp.results import Result
 from interp.runs import versions
 from probes.account import provenance_of
@@ -159,6 +160,7 @@ def aqi_by_layer(
     names = choose_hookpoints(store.hookpoints, hookpoints, "recommended")
     read = labelled_rows(store, label, safe=options.pop("safe", None), groups=groups, axioms=axioms)
     found: list[AQI] = []
+    progress = live(progress, "AQI")
     if options.setdefault("permutations", PERMUTATIONS) > 0:
         options["permutations"] = max(options["permutations"], 40 * len(names) - 1)
     for i, name in enumerate(names):

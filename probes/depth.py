@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student_t
 
 from interp.errors import DataError, ParameterError, ShapeError
+from interp.live import live
 from probes.account import (
     below_chance,
     matched_rows,
@@ -149,6 +150,7 @@ def concept_depth(
     curves: dict[str, list[float]] = {name: [] for name in (*CURVES, *MORE_CURVES)}
     strength, directions, constant, right, shuffles = [], {}, [], [], []
     stopped = 0
+    progress = live(progress, f"probing {label}")
     for i, name in enumerate(names):
         if progress is not None:
             progress(i, len(names), name)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from interp.capturing import Progress
 from interp.errors import ParameterError
+from interp.live import live
 from interp.runs import versions
 from saes.base import SAE
 from saes.directions import nearest, spread
@@ -116,7 +117,7 @@ def features(
         max_length=max_length,
         seed=seed,
     )
-    survey.run(progress)
+    survey.run(live(progress, "features"))
     source, chosen, firings = survey.source, survey.chosen, survey.firings
     vocabulary = Words(source)
     best = survey.best

@@ -16,6 +16,7 @@ from interp.errors import DataError, LayerNotFound, ModelError, ParameterError, 
 from interp.feeds import TextFeed
 from interp.hooks import evaluating
 from interp.intervene import ablate, splice
+from interp.live import live
 from interp.loading import load
 from interp.results import Result
 from probes.steering import check_language_model
@@ -172,7 +173,7 @@ def loss_recovered(
             "zero": lambda: ablate(model, where),
             "mean": lambda: ablate(model, where, value=mean),
         }
-        done = 0
+        done, progress = 0, live(progress, "loss recovered")
         for rows in batches:
             _add_losses(sums, model, feed, rows, runs)
             done += len(rows)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import DataError, ParameterError, StoreError
+from interp.live import live
 from interp.loading import device_of
 from interp.runs import sweep, versions
 from saes.base import ARCHITECTURES, SAE, SAEConfig
@@ -205,7 +206,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         "log_every": log_every or max(1, steps // LOGGED),
     }
     first = _enter(folder, settings, trainees, resume=resume, force=force)
-    loop = _Loop(batches, trainees, settings, folder, checkpoint_every, progress)
+    loop = _Loop(batches, trainees, settings, folder, checkpoint_every, live(progress, "training"))
     with flushed_denormals():
         loop.run(first)
     about = dict(provenance or {})

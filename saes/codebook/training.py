@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from interp.errors import ParameterError, StoreError
 from interp.hooks import evaluating
+from interp.live import live
 from interp.runs import versions
 from saes.codebook.data import TokenBatches
 from saes.codebook.fitting import initialise_codes, k_at, replace_dead
@@ -145,6 +146,7 @@ def train_codebooks(
     module, training = books.model.module, books.model.module.training
     module.train()
     books.train()
+    progress = live(progress, "training")
     try:
         with flushed_denormals():
             for step in range(first, steps):

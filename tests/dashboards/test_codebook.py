@@ -118,3 +118,8 @@ def test_every_result_has_a_figure_a_page_and_a_file(kind, tmp_path):
     if kind in ("patterns", "steering"):
         assert "&lt;script&gt;alert(1)" in page
     assert len(back.to_frame()) and back._repr_html_()
+
+
+def test_a_share_of_all_texts_is_inside_the_axis():
+    all_of_them = replace(steering(), counts={"without": 0, "with": 40, "random codes": 1})
+    assert dashboards.figure(all_of_them).layout.xaxis.range[1] > 1

@@ -229,3 +229,9 @@ def test_text_reads_on_every_strength_of_background():
         # what lies between paper and heat has a luminance between theirs
         assert contrast(ink, heat) >= 4.5 and contrast(ink, paper) >= 4.5
     assert contrast("#e4e8ec", "#f5b04c") < 4.5  # the light heat would not do on dark
+
+
+def test_the_figure_calls_codes_codes(found):
+    fig = figure(replace(found, unit="code"))
+    assert fig.layout.yaxis.title.text == "codes" and " codes fire" in fig.layout.meta["alt"]
+    assert "latent" not in str(fig.to_dict()["layout"]["xaxis"])

@@ -176,7 +176,7 @@ def test_what_cannot_be_drawn_is_refused(depth):
     class Other(Result):
         pass
 
-    with pytest.raises(ParameterError, match="ConceptDepth.*Other"):
+    with pytest.raises(ParameterError, match="Other has no figure"):
         figure(Other(name="x", n=1))
     with pytest.raises(ParameterError, match="hook points"):
         figure([depth(), depth(hookpoints=("a", "b"))])

@@ -7,7 +7,8 @@ import torch
 
 import saes
 from dashboards import Report
-from dashboards.overview import HEADLINES, ORDER, headline
+from dashboards.found import HEADLINES
+from dashboards.overview import ORDER, headline
 from interp.store import ActivationStore
 from probes import aqi_by_layer, sparsity
 

@@ -66,3 +66,9 @@ def test_a_name_from_data_is_text(result):
     attack = "<script>window.hit=1</script>"
     page = dashboards.Report([replace(result, name=attack, provenance={})]).html()
     assert attack not in page
+
+
+def test_the_ticks_of_the_logarithmic_loss_are_whole_numbers(result):
+    """Plotly's own say 2 and 5 for 20 and 50."""
+    axis = dashboards.figure(result).layout.yaxis
+    assert axis.type == "log" and axis.tickformat == "~g"

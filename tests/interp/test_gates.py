@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from interp.changes import Changes
 from interp.errors import DataError, ParameterError
 from interp.gates import Gate, holding
 from interp.results import Result
+from probes.difference import DepthDifference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +76,30 @@ def test_an_unknown_measure_is_an_error_and_not_a_pass():
 def test_what_is_no_condition_is_refused(text):
     with pytest.raises(ParameterError, match="has the form NAME < NUMBER"):
         Gate.parse(text)
+
+
+def test_what_was_not_compared_passes_no_gate_on_all():
+    left = {"concept_depth facts.label": "only in base", "sparsity x": "only in base"}
+    about = Changes(name="a and b", n=0, what=(), key=(), first=(), second=(), delta=(),
+                    models=("a", "b"), equal=0, not_compared=left)  # fmt: skip
+    depth = DepthDifference(
+        name="python.string", n=9, models=("a", "b"), hookpoints=("x",), first=np.zeros(1),
+        second=np.zeros(1), delta=np.zeros(1), low=np.zeros(1), high=np.zeros(1), draws=9, seed=0,
+        points={},
+    )  # fmt: skip
+
+    def judged(text):
+        return holding([Gate.parse(text)], [depth, about])
+
+    with pytest.raises(DataError, match=r"concept_depth facts.label is not compared: only in base"):
+        judged("depth.delta < -0.1")
+    assert judged("depth.python.string.delta < -0.1") == {}  # of one that was
+    assert judged("depth.delta < 0.1")  # it fails whatever the other would say
+    assert judged("run.equal > 5") == {}
+
+
+def test_the_sentence_about_an_unknown_measure_ends_once():
+    with pytest.raises(ParameterError, match=r"\?$"):
+        judge("test_numbers.dleta < 0", CURVE)
+    with pytest.raises(ParameterError, match=r"[^.?]\.$"):
+        judge("qqq < 0", CURVE)
