@@ -349,6 +349,20 @@ def browser():
         started.close()
 
 
+@pytest.fixture(scope="session")
+def until():
+    """Waits until an expression holds in a page; playwright's own wait needs `unsafe-eval`."""
+
+    def wait(page, expression, seconds=20):
+        for _ in range(20 * seconds):
+            if page.evaluate(expression):
+                return
+            page.wait_for_timeout(50)
+        pytest.fail(f"after {seconds} s it does not hold that {expression}")
+
+    return wait
+
+
 @pytest.fixture
 def opened(browser):
     """Opens a file and waits until all is drawn; gives the page, its complaints and requests."""

@@ -81,7 +81,7 @@ def test_there_is_no_upload_button_and_no_logo(opened, path):
     )
 
 
-def test_dark_mode_changes_the_colours_at_once_and_back(opened, path):
+def test_dark_mode_changes_the_colours_at_once_and_back(opened, path, until):
     page, complaints, _ = opened(path)
 
     def colours():
@@ -96,7 +96,7 @@ def test_dark_mode_changes_the_colours_at_once_and_back(opened, path):
 
     light = colours()
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"getComputedStyle(document.body).backgroundColor !== '{light[0]}'")
+    until(page, f"getComputedStyle(document.body).backgroundColor !== '{light[0]}'")
     page.wait_for_timeout(300)
     dark = colours()
     assert all(a != b for a, b in zip(light, dark, strict=True))

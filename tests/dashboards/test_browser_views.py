@@ -36,6 +36,9 @@ def linked(features, full, *, latents=70, **changes):
     return [curve, replace(found, **{**fields, **changes}), replace(inputs, provenance=at)]
 
 
+HEADING = "document.querySelector('.latent > :first-child').textContent"
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory, features, full):
     report = Report(linked(features, full), command="interp demo")
@@ -87,7 +90,7 @@ def test_the_table_searches_sorts_and_turns_by_keys(opened, path):
     assert complaints == []
 
 
-def test_a_latent_opens_by_its_link_and_leads_to_its_neighbours(opened, path, features):
+def test_a_latent_opens_by_its_link_and_leads_to_its_neighbours(opened, path, features, until):
     page, complaints, _ = opened(path)
     link = page.locator("#result2-list tbody a").nth(3)
     name = link.inner_text()
@@ -109,13 +112,15 @@ def test_a_latent_opens_by_its_link_and_leads_to_its_neighbours(opened, path, fe
     near = page.locator(".latent .beside a").first
     assert near.inner_text() == f"latent {feature.near[0].latent}"
     near.click()
-    page.wait_for_function(
-        f"document.querySelector('.latent > :first-child').textContent !== '{name.capitalize()}'"
+    until(
+        page,
+        f"document.querySelector('.latent > :first-child').textContent !== '{name.capitalize()}'",
     )
     assert heading(page) == f"Latent {feature.near[0].latent}"
     page.go_back()
-    page.wait_for_function(
-        f"document.querySelector('.latent > :first-child').textContent === '{name.capitalize()}'"
+    until(
+        page,
+        f"document.querySelector('.latent > :first-child').textContent === '{name.capitalize()}'",
     )
     page.get_by_role("button", name="Close and return").click()
     assert page.evaluate("document.activeElement.textContent") == name
@@ -136,7 +141,9 @@ def test_an_address_opens_a_latent_and_a_wrong_one_does_nothing(opened, path, tm
     assert complaints == []
 
 
-def test_a_click_on_the_curve_and_a_key_in_the_list_choose_a_layer(opened, path, features, full):
+def test_a_click_on_the_curve_and_a_key_in_the_list_choose_a_layer(
+    opened, path, features, full, until
+):
     page, complaints, _ = opened(path)
     view = page.locator("#result1-layers")
     curve, found, _ = linked(features, full)
@@ -161,7 +168,7 @@ def test_a_click_on_the_curve_and_a_key_in_the_list_choose_a_layer(opened, path,
     page.mouse.move(*boxes)
     page.wait_for_timeout(200)
     page.mouse.click(*boxes)
-    page.wait_for_function("document.querySelector('#result1-layers-choice').value === '5'")
+    until(page, "document.querySelector('#result1-layers-choice').value === '5'")
     assert "No dictionary of this page reads there" in view.inner_text()
     assert f"{curve.accuracy[5]:.3g}" in view.inner_text()
     # by keys, back
@@ -214,13 +221,13 @@ def test_points_are_found_by_arrows_and_by_mouse(opened, path):
     assert table.count() == 1 and complaints == []
 
 
-def test_the_map_changes_its_colours_with_the_scheme(opened, path):
+def test_the_map_changes_its_colours_with_the_scheme(opened, path, until):
     page, _, _ = opened(path)
     read = """(() => { const c = document.querySelector('#result3-map .points');
       return c.toDataURL(); })()"""
     light = page.evaluate(read)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"before => {read} !== before", arg=light)
+    until(page, f"{read} !== {json.dumps(light)}")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate(read) == light
 

@@ -293,5 +293,7 @@ def test_a_page_of_all_attacked_runs_nothing(opened, made, tmp_path):
     path = Report([attacked(made[k], text) for k in KINDS]).write(tmp_path / "evil.html")
     page, complaints, requests = opened(path, 390)
     page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    assert complaints == [] and requests == [path.as_uri()]
+    # Names of 80 characters in 390 px: plotly says that it stops making room for them.
+    said = [c for c in complaints if c != "WARN: Too many auto-margin redraws."]
+    assert said == [] and requests == [path.as_uri()]
     assert page.evaluate("window.hit") is None

@@ -53,6 +53,6 @@ def test_the_curve_is_the_accuracy_that_chose_and_says_the_verdict():
     assert r.alphas[int(with_.x[0])] == r.alpha and curve.y[int(with_.x[0])] == max(curve.y)
     assert r.verdict in r.plot().layout.meta["alt"]
     page = dashboards.Report([r]).html()
-    # twice: beneath the figure, and for those who do not see it
-    assert page.count(r.verdict) == 2 and "zero-shot classification" in page
+    # in the overview, beneath the figure, and for those who do not see it
+    assert page.count(r.verdict) == 3 and "zero-shot classification" in page
     assert "100 images" in page
