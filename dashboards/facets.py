@@ -1,14 +1,12 @@
 """The facets of a unit: a map of the inputs, and for each facet its images or its contexts."""
 
-import base64
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 
 from dashboards import html, tables
 from dashboards.html import label
 from dashboards.style import Plot, f32, house, light
+from interp.images import encoded
 from probes.multifaceted.record import Facets
 
 __all__ = ["facet_map", "facet_parts", "facets_reading"]
@@ -175,10 +173,8 @@ def picture(image: NDArray, alt: str) -> html.Picture:
     if height > LARGEST:
         width, height = round(width * LARGEST / height), LARGEST
         drawn = drawn.resize((width, height))
-    kept = io.BytesIO()
-    drawn.save(kept, format="PNG", optimize=True)
     scale = max(1, -(-SIDE // height))
-    png = base64.b64encode(kept.getvalue()).decode("ascii")
+    png = encoded(drawn, "PNG", optimize=True)
     return html.Picture(png, alt, width=width * scale, height=height * scale)
 
 

@@ -1,13 +1,12 @@
 """The records of latents as the page's script reads them: arrays, and each text once."""
 
-import base64
-import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.packed import pack, texts
+from interp.images import encoded
 from saes.records import Features
 
 __all__ = ["feature_data", "order_of"]
@@ -138,7 +137,5 @@ def _images(result: Features, rows: NDArray) -> dict[str, Any] | None:
     for document, pixels in zip(known, result.images["pixels"], strict=True):
         if document not in wanted:
             continue
-        held = io.BytesIO()
-        Image.fromarray(pixels).save(held, "JPEG", quality=85)
-        pictures[str(document)] = base64.b64encode(held.getvalue()).decode("ascii")
+        pictures[str(document)] = encoded(Image.fromarray(pixels), "JPEG", quality=85)
     return {"grid": [int(v) for v in result.images["grid"]], "jpeg": pictures}

@@ -1,5 +1,6 @@
 """Images from wherever data keeps them: a file, bytes, or a PIL image in hand."""
 
+import base64
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from interp.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGES", "image_bytes", "open_image"]
+__all__ = ["IMAGES", "encoded", "image_bytes", "open_image"]
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 """Endings of the files that are taken for images."""
@@ -52,3 +53,10 @@ def image_bytes(source: Any) -> bytes:
     if isinstance(source, bytes):
         return source
     return f"{source.mode} {source.size}".encode() + source.tobytes()
+
+
+def encoded(image: "Image", form: str, **options: Any) -> str:
+    """An image as the base64 text of a file of a form, such as ``"PNG"``; options are Pillow's."""
+    held = io.BytesIO()
+    image.save(held, form, **options)
+    return base64.b64encode(held.getvalue()).decode("ascii")

@@ -1,7 +1,5 @@
 """`concepts`: what each latent of a VL-SAE stands for, from one pass over pairs."""
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -359,7 +357,7 @@ def _thumbnails(
     data: Any, rows: np.ndarray, names: dict[int, Any], alive: Sequence[int]
 ) -> dict[str, str]:
     """PNGs of top images, those of named latents first, within `THUMBNAILS` bytes."""
-    from interp.images import open_image
+    from interp.images import encoded, open_image
 
     kept: dict[str, str] = {}
     room = THUMBNAILS
@@ -369,9 +367,7 @@ def _thumbnails(
                 continue
             image = open_image(data.inputs[row][0], row)
             image.thumbnail((PIXELS, PIXELS))
-            held = io.BytesIO()
-            image.save(held, "PNG", optimize=True)
-            text = base64.b64encode(held.getvalue()).decode("ascii")
+            text = encoded(image, "PNG", optimize=True)
             if len(text) > room:
                 return kept
             room -= len(text)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from saes import SAEConfig
     from saes.rows import Rows
 
-SWEPT = ("k", "l1", "l0")
-"""Fields of configs that have an option of their own, each a comma list."""
 BATCHES = {"recommended": 4096, "released_code": 512}
 """Rows of a step, by the mode."""
 TIMED = 4
