@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import saes
@@ -12,7 +13,8 @@ from interp.runs import read_results
 
 @pytest.fixture
 def sae(tmp_path):
-    sae = saes.TopKSAE(saes.TopKConfig(n_latents=16, k=4), 32)
+    draw = torch.Generator().manual_seed(0)  # the same directions whatever ran before
+    sae = saes.TopKSAE(saes.TopKConfig(n_latents=16, k=4), 32, generator=draw)
     return str(sae.save_pretrained(tmp_path / "sae"))
 
 
