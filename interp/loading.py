@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
+from interp.distributed import world
 from interp.errors import InterpError, ModelError, ParameterError
 from interp.models import Model, quiet_transformers
 
@@ -345,14 +346,17 @@ def _offline() -> bool:
 
 
 def device_of(device: str | torch.device) -> torch.device:
-    """The device of a name, tried by putting a number on it; ``"auto"`` is CUDA where there is one.
+    """The device of a name, tried by putting a number on it.
+
+    ``"auto"`` is CUDA where there is one, and under torchrun the one of the process's rank.
 
     Raises
     ------
     ParameterError
         There is no device of that name.
     """
-    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    own = f"cuda:{world().local_rank}" if world().size > 1 else "cuda"
+    chosen = device if device != "auto" else own if torch.cuda.is_available() else "cpu"
     try:
         return torch.zeros(1, device=chosen).device
     except (RuntimeError, AssertionError) as error:

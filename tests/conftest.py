@@ -6,6 +6,8 @@ the test may change.
 
 import copy
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -212,3 +214,19 @@ def real() -> Path:
             "resnet20.py and its safetensors files to run this"
         )
     return Path(path)
+
+
+@pytest.fixture
+def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``torchrun(n, "script.py", …)`` or ``torchrun(n, "-m", "interp", …)`` on this host."""
+
+    def run(n: int, *arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        root = str(Path(__file__).parents[1])
+        return subprocess.run(
+            [*command, "--nproc-per-node", str(n), *map(str, arguments)],
+            capture_output=True, text=True, timeout=120,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, **environment},
+        )  # fmt: skip
+
+    return run

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A failure is one s
 ``--debug`` shows where it came from.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from interp.cli import (
     sae,
     sparsity,
 )
-from interp.cli.shell import State, command
+from interp.cli.shell import State, command, speaks
 
 __all__ = ["app", "main"]
 
@@ -51,7 +52,7 @@ COMMANDS = {
     "doctor": doctor.run,
 }
 for _name, _run in COMMANDS.items():
-    command(app, _name, _run)
+    command(app, _name, _run, distributed=_name == "capture")
 app.add_typer(sae.app, name="sae")
 
 
@@ -80,4 +81,6 @@ def main() -> None:
         if flag in sys.argv[1:]:  # the options above, allowed after the command too
             sys.argv.remove(flag)
             setattr(State, name, True)
+    if not speaks():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     app()

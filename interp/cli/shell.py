@@ -1,9 +1,11 @@
 """What all commands share: errors as one sentence, progress on stderr, output, ``--config``."""
 
+import contextlib
 import errno
 import functools
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +20,7 @@ from interp.errors import InterpError, ParameterError
 if TYPE_CHECKING:
     from interp.data import Dataset
 
-__all__ = ["State", "bar", "command", "emit", "note", "say_notes", "table"]
+__all__ = ["State", "bar", "command", "emit", "note", "say_notes", "speaks", "table"]
 
 
 class State:
@@ -28,12 +30,23 @@ class State:
     quiet = False
 
 
-def command(app: typer.Typer, name: str, run: Callable[..., None]) -> None:
-    """Add a command whose failures end in one sentence and the exit code that fits."""
+def command(
+    app: typer.Typer, name: str, run: Callable[..., None], *, distributed: bool = False
+) -> None:
+    """Add a command whose failures end in one sentence and the exit code that fits.
+
+    ``distributed`` commands share their work where torchrun starts several processes; others
+    would all do the same, in the same folder.
+    """
 
     @functools.wraps(run)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
+            if _others() and not distributed:
+                raise ParameterError(
+                    f"{name} runs in one process; start it without torchrun, which is for capture "
+                    "and sae train."
+                )
             run(*args, **kwargs)
         except KeyboardInterrupt:
             _fail("interrupted; the same command with --resume goes on where it stopped.", 130)
@@ -63,8 +76,29 @@ def _needs_arguments(run: Callable[..., None]) -> bool:
 def _fail(sentence: str, code: int) -> None:
     if State.debug and code != 130:
         raise  # noqa: PLE0704  inside an except clause of `guarded`
-    typer.echo(f"interp: {sentence}", err=True)
+    _tell_torchrun(sentence)
+    who = "interp" if not _others() else f"interp, rank {os.environ['RANK']}"
+    typer.echo(f"{who}: {sentence}", err=True)
     raise typer.Exit(code) from None
+
+
+def _others() -> bool:
+    """Whether torchrun started several of this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def speaks() -> bool:
+    """Whether this process writes to the terminal: of several, the first."""
+    return not _others() or os.environ.get("RANK") == "0"
+
+
+def _tell_torchrun(sentence: str) -> None:
+    """Leave the sentence where torchrun looks for what its report says of a failed rank."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        extra = {"py_callstack": sentence, "timestamp": str(int(time.time()))}
+        with contextlib.suppress(OSError):
+            text = json.dumps({"message": {"message": sentence, "extraInfo": extra}})
+            Path(file).write_text(text, encoding="utf-8")
 
 
 def _sentence(error: Exception) -> str:
@@ -78,7 +112,7 @@ def _sentence(error: Exception) -> str:
 
 def note(text: str) -> None:
     """A line for the person at the terminal, on stderr."""
-    if not State.quiet:
+    if not State.quiet and speaks():
         typer.echo(text, err=True)
 
 
@@ -92,7 +126,7 @@ def say_notes(data: "Dataset", *, labels: bool = True) -> None:
 def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr, and a line when it is done; no bar where there is no terminal."""
     began = time.monotonic()
-    if not sys.stderr.isatty() or State.quiet:
+    if not sys.stderr.isatty() or State.quiet or not speaks():
         yield lambda done, total, what: None
     else:
         from rich.console import Console

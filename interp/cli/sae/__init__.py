@@ -25,4 +25,4 @@ COMMANDS = {
     "force": force.run,
 }
 for _name, _run in COMMANDS.items():
-    command(app, _name, _run)
+    command(app, _name, _run, distributed=_name == "train")
