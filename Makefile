@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := interp probes saes dashboards tests examples
 
-.PHONY: demo test format lint types unit examples slow bench clean
+.PHONY: demo test format lint types unit examples slow oldest newest bench clean
 
 demo: $(READY)
 	$(BIN)/interp demo --out runs/demo --force
@@ -40,6 +40,13 @@ examples: $(READY)
 	for tutorial in examples/tutorial_*.py; do $(BIN)/python $$tutorial >/dev/null || exit 1; done
 	$(BIN)/python examples/notebooks.py --check
 
+# The tests on the oldest and on the newest versions that pyproject.toml admits.
+oldest newest:
+	$(PYTHON) -m venv --clear .venv-$@
+	.venv-$@/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints-$@.txt --editable '.[dev]'
+	.venv-$@/bin/python -m pytest -m "not slow and not gpu"
+
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
@@ -56,4 +63,4 @@ bench: $(READY)
 	$(BIN)/python examples/bench_report.py
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest runs build *.egg-info
