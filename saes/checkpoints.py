@@ -1,6 +1,7 @@
 """A coder on disk: a folder, or a repository of the hub, with config.json and model.safetensors."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,14 @@ def write_checkpoint(
     return path
 
 
-def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_checkpoint(
+    source: str | Path, read: Callable[[Path], dict[str, Tensor]] = load_file
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The document and the tensors of a folder, or of a repository ``"owner/name"`` of the hub.
+
+    Parameters
+    ----------
+    read : gives the tensors of a safetensors file, or those parts that are wanted.
 
     Raises
     ------
@@ -73,7 +80,7 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         raise CheckpointError(f"{source}: {CONFIG} is not readable JSON: {error}.") from error
     _check_document(str(source), document)
     try:
-        return document, load_file(path / WEIGHTS)
+        return document, read(path / WEIGHTS)
     except FileNotFoundError as error:
         raise CheckpointError(f"{source} holds no {WEIGHTS}, so it is no saved coder.") from error
     except (OSError, SafetensorError) as error:
