@@ -354,14 +354,17 @@ class SAE(nn.Module, Generic[C]):
         StoreError
             The folder cannot be written.
         """
-        document = {
+        return write_checkpoint(path, self._document(), self.state_dict())
+
+    def _document(self) -> dict[str, Any]:
+        """What ``config.json`` says."""
+        return {
             "architecture": self.architecture,
             "d_in": self.d_in,
             "d_out": self.d_out if self.transcodes else None,
             "config": self.config.to_dict(),
             "metadata": self.metadata,
         }
-        return write_checkpoint(path, document, self.state_dict())
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:

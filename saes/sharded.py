@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from interp.errors import CheckpointError, ParameterError, ShapeError
 from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
-from saes.checkpoints import check_tensors, read_checkpoint
+from saes.checkpoints import check_tensors, read_checkpoint, write_checkpoint
 from saes.codes import Codes
 from saes.kernels import encode_slots
 from saes.optimizer import project_gradient
 from saes.primitives import encode_batch_topk, encode_topk, resolve, topk
 from saes.resample import WHOLE
-from saes.shards import DIMENSION, Shards, shard_mesh
+from saes.shards import DIMENSION, Shards, local, shard_mesh
 from saes.topk import TopKSAE
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class ShardedSAE(SAE[Any]):
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
-        return found.to_local() if hasattr(found, "to_local") else found
+        return local(found) if isinstance(found, Tensor) else found
 
     def encode(self, x: Tensor) -> Tensor:
         """Dense latents [..., n_latents] of activations [..., d_in], as of `SAE.encode`."""
@@ -212,6 +212,7 @@ class ShardedSAE(SAE[Any]):
     def decode(self, codes: Codes | Tensor) -> Tensor:
         """What latents of the whole dictionary stand for, as of `SAE.decode`."""
         if isinstance(codes, Codes):
+            self._refuse_gradient(codes.values)
             codes = self._here(codes)
         return super().decode(codes)
 
@@ -226,8 +227,16 @@ class ShardedSAE(SAE[Any]):
         return SAEOutput(output.view(*self._leading(x), *self.out_shape), codes)
 
     def save_pretrained(self, path: str | Path) -> Path:
-        """Write what the unsharded SAE would, by the first rank of the group."""
-        raise NotImplementedError
+        """Write what the unsharded SAE would, from the first rank of the group.
+
+        That rank holds one whole tensor at a time beside its part.
+        """
+        if self.shards.rank == 0:
+            write_checkpoint(path, self._document(), self.shards.gathered(self.state_dict()))
+        else:
+            self.shards.hand_in(self.state_dict())
+        self.shards.add_(torch.zeros(1, device=self.shards.mesh.device_type))  # it is written
+        return Path(path)
 
     def project_decoder_gradient(self) -> None:
         """As `SAE.project_decoder_gradient`, of this rank's rows."""
@@ -243,11 +252,11 @@ class ShardedSAE(SAE[Any]):
         k: int | None,
         penalty_scale: float,
     ) -> Loss:
+        self.__dict__["_pre"] = self._b_pre
         try:
-            self._pre = self._b_pre
             return super()._total(rows, target, dead, k, penalty_scale)
         finally:
-            self._pre = None
+            self.__dict__["_pre"] = None
 
     @property
     def _b_pre(self) -> Tensor | None:
@@ -256,12 +265,15 @@ class ShardedSAE(SAE[Any]):
         return self.shards.copied(self.b_dec.flatten())
 
     def _rows(self, x: Tensor, shape: tuple[int, ...], name: str = "x") -> Tensor:
+        self._refuse_gradient(x)
+        return super()._rows(x, shape, name)
+
+    def _refuse_gradient(self, x: Tensor) -> None:
         if x.requires_grad and torch.is_grad_enabled():
             raise ParameterError(
-                f"{type(self).__name__}: no gradient reaches {name} of a sharded SAE; detach it, "
-                "or load the SAE with SAE.from_pretrained."
+                f"{type(self).__name__}: no gradient reaches what a sharded SAE reads; detach it, "
+                "or load the SAE whole, with SAE.from_pretrained."
             )
-        return super()._rows(x, shape, name)
 
     def _first_rows(self, n: int, width: int, generator: torch.Generator | None) -> Tensor:
         rows = spread_rows(n, width, generator, self.shards)

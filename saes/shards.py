@@ -6,8 +6,9 @@ The two operators at the ends of a layer whose rows are spread are those of Shoe
 (`Shards.summed`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -163,6 +164,25 @@ class Shards:
         dist.all_reduce(tensor, dist.ReduceOp.MIN, group=self.group)
         return tensor
 
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors for the first rank to write: each is fetched from the others when its turn comes.
+
+        The others call `hand_in` meanwhile. Spread tensors must be of one dtype, and written by
+        name.
+        """
+        return {
+            k: cast(Tensor, _Gathered(self, t)) if is_spread(t) else local(t)
+            for k, t in tensors.items()
+        }
+
+    def hand_in(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the rows that are here to the first rank, tensor by tensor."""
+        import torch.distributed as dist
+
+        first = dist.get_global_rank(self.group, 0)
+        for name in sorted(k for k, t in tensors.items() if is_spread(t)):
+            dist.send(local(tensors[name].detach()).contiguous(), first, group=self.group)
+
     def summed(self, partial: Tensor) -> Tensor:
         """The sum over ranks; each rank's part gets the whole gradient."""
         return _Summed.apply(partial, self)
@@ -170,6 +190,28 @@ class Shards:
     def copied(self, tensor: Tensor) -> Tensor:
         """What every rank reads; its gradient is the sum over ranks."""
         return _Copied.apply(tensor, self)
+
+
+class _Gathered:
+    """A spread tensor on the first rank, as a writer of files sees it."""
+
+    def __init__(self, shards: Shards, tensor: Tensor) -> None:
+        self.shards, self.own = shards, local(tensor.detach())
+        self.dtype, self.shape = tensor.dtype, tensor.shape
+        self.numel, self.element_size = tensor.numel, tensor.element_size
+
+    def detach(self) -> Tensor:
+        """The whole tensor, on the CPU."""
+        import torch.distributed as dist
+
+        shards, found = self.shards, torch.empty(self.shape, dtype=self.dtype)
+        found[: len(self.own)] = self.own
+        for rank in range(1, shards.size):
+            begin, end = shards.begin(rank), shards.begin(rank + 1)
+            rows = self.own.new_empty(end - begin, *self.shape[1:])
+            dist.recv(rows, dist.get_global_rank(shards.group, rank), group=shards.group)
+            found[begin:end] = rows
+        return found
 
 
 class _Summed(torch.autograd.Function):

@@ -1,0 +1,128 @@
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from saes.sharded import KINDS
+
+FOUND = {}
+
+
+@pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.slow)], ids="{} ranks".format)
+def ranks(request, torchrun, tmp_path_factory):
+    """What `sharded_ranks` found, by rank; run once for a number of ranks."""
+    if request.param not in FOUND:
+        folder = tmp_path_factory.mktemp("ranks")
+        done = torchrun(request.param, f"{request.path.parent}/sharded_ranks.py", folder)
+        assert done.returncode == 0, done.stderr
+        every = json.loads((folder / "found.json").read_text())
+        FOUND[request.param] = [{**found, "folder": folder} for found in every]
+    return FOUND[request.param]
+
+
+@pytest.fixture
+def found(ranks):
+    return ranks[0]
+
+
+def check_same(judged, exact):
+    """Codes alike slot for slot, and every number within rounding."""
+    near = 1e-12 if exact else 1e-6
+    assert judged["indices"] and judged["active"], judged
+    for name in ("loss", "parts", "gradients"):
+        assert judged[name] <= near, (name, judged)
+    for name in ("values", "dense"):
+        assert judged[name] <= near, (name, judged)
+    for name in ("output", "decoded", "decoded_dense"):  # of about 10
+        assert judged[name] <= 10 * near, (name, judged)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", KINDS)
+def test_codes_loss_and_gradients_are_those_of_one_process(found, name, dtype):
+    check_same(found["kinds"][f"{name} {dtype}"], exact=dtype == "float64")
+
+
+def test_so_are_they_for_uneven_shards_many_active_latents_and_other_kernels(found):
+    for judged in found["shapes"].values():
+        check_same(judged, exact=False)
+
+
+def test_all_ranks_come_to_the_same(ranks):
+    for other in ranks[1:]:
+        for kind, judged in other["kinds"].items():
+            assert judged["indices"], kind
+            assert judged["loss"] == ranks[0]["kinds"][kind]["loss"]
+
+
+def test_of_equals_at_the_cut_the_lowest_index_is_taken_on_whichever_rank(found):
+    ties = found["ties"]
+    assert ties["topk tied"] > 5 and ties["batch_topk tied"] > 5
+    assert ties["topk"] and ties["indices"] and ties["batch_topk"]
+    assert not ties["without the rule"]
+
+
+def test_what_the_ranks_tell_each_other_is_needed(found):
+    broken = found["broken"]
+    assert not broken["gather"]
+    assert broken["copied"] > 1e-2
+    assert broken["norm"] > 1e-4
+
+
+def test_twenty_steps_go_as_in_one_process(found):
+    for name, run in found["training"].items():
+        assert run["curve"] < 1e-5 and run["weights"] < 1e-5, name
+        assert run["fell"] < 0.8, name
+
+
+def test_first_weights_are_those_of_one_process_however_they_are_drawn(found):
+    assert all(found["first"].values()), found["first"]
+
+
+def test_the_file_is_that_of_the_whole_sae_byte_for_byte(found):
+    for name in KINDS:
+        one, other = (
+            (found["folder"] / f / "model.safetensors").read_bytes()
+            for f in (name, f"{name}-whole")
+        )
+        assert one == other
+        assert (found["folder"] / name / "config.json").read_text() == (
+            found["folder"] / f"{name}-whole" / "config.json"
+        ).read_text()
+    tensors = load_file(found["folder"] / "topk" / "model.safetensors")
+    assert tensors["encoder"].shape == (23, 8)
+
+
+def test_a_saved_sae_is_read_whole_or_in_parts(found):
+    for name, read in found["files"].items():
+        assert read["plain"] and read["metadata"], name
+        assert read["sharded"] <= 1e-6, name
+        assert "Sharded" not in read["class"]
+
+
+def test_a_rank_holds_its_share_of_parameters_and_moments(ranks):
+    for found in ranks:
+        memory = found["memory"]
+        assert memory["here"] == (memory["whole"] - memory["b_dec"]) / len(ranks) + memory["b_dec"]
+        placements = {"encoder": "S(0)", "decoder": "S(0)", "b_enc": "S(0)", "b_dec": "R"}
+        assert memory["placements"] == placements
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("vl", "ParameterError: ShardedSAE takes an SAE of relu,"),
+        (
+            "multi_k",
+            "ParameterError: ShardedSAE chooses the k largest latents alone; leave multi_k",
+        ),
+        ("few", "ParameterError: 1 latents in blocks of 1 leave nothing for the last of"),
+        ("gradient", "no gradient reaches what a sharded SAE reads; detach it"),
+        ("mesh", "ParameterError: shards must be from 2 up and divide the"),
+        ("folder", "CheckpointError: 'no/such' is no folder"),
+        ("width", r"ShapeError: ShardedTopKSAE: x must be [..., 8]; got [2, 5]."),
+        ("slots", "ShapeError: decode: codes name latents beyond the 24"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(found, what, words):
+    assert words in found["refused"][what]
