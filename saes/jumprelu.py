@@ -118,6 +118,7 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
             _Step.apply(pre.detach(), threshold, config.bandwidth).sum(1).mean()
         )
         if config.l0_target is not None:
+            l0 = l0 if self.ranks is None else self.ranks.mean(l0)
             l0 = (l0 / config.l0_target - 1).square()
         return self._decode(z), z, {"sparsity": penalty_scale * config.l0 * l0}
 

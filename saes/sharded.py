@@ -349,8 +349,7 @@ class ShardedSAE(SAE[Any]):
         )
 
     def _least(self, values: Tensor) -> Tensor:
-        positive = torch.where(values > 0, values, torch.inf)
-        return self.shards.least_(torch.cat([positive, positive.new_tensor([torch.inf])]).amin())
+        return self.shards.least_(super()._least(values))
 
     def _here(self, codes: Codes) -> Codes:
         """Of the slots of whole codes those of latents that are here, as rows of the parameters."""
