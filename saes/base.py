@@ -462,6 +462,14 @@ class SAE(nn.Module, Generic[C]):
         """Random unit rows [n, width], of which `ShardedSAE` keeps its own."""
         return _unit_rows(torch.randn(n, width, generator=generator, dtype=torch.float32))
 
+    def _rows_of(self, latents: Tensor) -> tuple[Any, Tensor]:
+        """Which of some latents are here, an index, and the rows of the parameters they have."""
+        return slice(None), latents
+
+    def _encoder_norms(self) -> Tensor:
+        """[n_latents] lengths of the encoder's rows."""
+        return self.encoder.norm(dim=1)
+
     def _counts(self, latents: Tensor | Codes) -> Tensor:
         """[n_latents] rows in which each latent is active."""
         if isinstance(latents, Codes):

@@ -1,6 +1,7 @@
 """A training on disk: one safetensors file that holds every tensor, and the rest as JSON in it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,14 @@ def write_state(folder: Path, document: dict[str, Any], tensors: dict[str, Tenso
     write_bytes(folder / CHECKPOINT, pieces(tensors, {"interp": text}))
 
 
-def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def read_state(
+    folder: Path, part: Callable[[Any, str], Tensor] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """What `write_state` wrote; None where there is none.
+
+    Parameters
+    ----------
+    part : gives a tensor of the open file, or what is wanted of it, by its name.
 
     Raises
     ------
@@ -45,7 +52,8 @@ def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     try:
         with safe_open(path, "pt") as file:
             document = json.loads((file.metadata() or {})["interp"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            read = part or type(file).get_tensor
+            tensors = {name: read(file, name) for name in file.keys()}  # noqa: SIM118
         version = document.pop("format")
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise StoreError(

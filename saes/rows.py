@@ -171,6 +171,7 @@ class Batches:
     device : where the batches lie.
     ranks : the processes that share each batch; this one gets its own rows of it, and all must ask
         for the same steps. The order of the rows does not depend on how many there are.
+    readers : the processes that read together, where they are more than share the rows.
 
     Raises
     ------
@@ -185,13 +186,14 @@ class Batches:
         seed: int,
         device: torch.device,
         ranks: Ranks | None = None,
+        readers: World | None = None,
     ) -> None:
         if size > rows.n:
             raise ParameterError(
                 f"batch_size must be at most {rows.n}, the rows of the activations; got {size}."
             )
         self.rows, self.size, self.seed, self.device = rows, size, seed, device
-        self._world = ALONE if ranks is None else ranks.world
+        self._world = readers or (ALONE if ranks is None else ranks.world)
         self._own = slice(0, size) if ranks is None else ranks.own
         self._plan: tuple[int, list[list[int]], list[int]] | None = None
         self._held: tuple[int, int, list[Pair], Tensor] | None = None

@@ -24,7 +24,7 @@ from saes.kernels import encode_slots
 from saes.optimizer import project_gradient
 from saes.primitives import encode_batch_topk, encode_topk, resolve, topk
 from saes.resample import WHOLE
-from saes.shards import DIMENSION, Shards, local, shard_mesh
+from saes.shards import DIMENSION, Shards, fetching, hand_in, local, shard_mesh
 from saes.topk import TopKSAE
 
 if TYPE_CHECKING:
@@ -229,14 +229,17 @@ class ShardedSAE(SAE[Any]):
     def save_pretrained(self, path: str | Path) -> Path:
         """Write what the unsharded SAE would, from the first rank of the group.
 
-        That rank holds one whole tensor at a time beside its part.
+        That rank holds one whole tensor at a time beside its part. Where it fails, it alone raises.
         """
-        if self.shards.rank == 0:
-            write_checkpoint(path, self._document(), self.shards.gathered(self.state_dict()))
-        else:
-            self.shards.hand_in(self.state_dict())
-        self.shards.add_(torch.zeros(1, device=self.shards.mesh.device_type))  # it is written
-        return Path(path)
+        tensors = self.state_dict()
+        try:
+            if self.shards.rank:
+                hand_in(tensors)
+                return Path(path)
+            with fetching(tensors) as whole:
+                return write_checkpoint(path, self._document(), whole)
+        finally:
+            self.shards.wait()
 
     def project_decoder_gradient(self) -> None:
         """As `SAE.project_decoder_gradient`, of this rank's rows."""
@@ -296,9 +299,13 @@ class ShardedSAE(SAE[Any]):
             latents = latents[:, self.shards.start : self.shards.stop]
         return super()._decode(latents)
 
-    def _own_of(self, latents: Tensor) -> Tensor:
+    def _rows_of(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         begin, end = self.shards.start, self.shards.stop
-        return latents[(latents >= begin) & (latents < end)] - begin
+        here = (latents >= begin) & (latents < end)
+        return here, latents[here] - begin
+
+    def _encoder_norms(self) -> Tensor:
+        return self.shards.gather_uneven(super()._encoder_norms())
 
     def _largest(
         self, rows: Tensor, encoder: Tensor, b_enc: Tensor, k: int, rule: str = "topk"
@@ -349,7 +356,8 @@ class ShardedSAE(SAE[Any]):
         )
 
     def _least(self, values: Tensor) -> Tensor:
-        return self.shards.least_(super()._least(values))
+        own = super()._least(values)  # pyright: ignore[reportAttributeAccessIssue]  BatchTopK's
+        return self.shards.least_(own)
 
     def _here(self, codes: Codes) -> Codes:
         """Of the slots of whole codes those of latents that are here, as rows of the parameters."""

@@ -6,21 +6,22 @@ The two operators at the ends of a layer whose rows are spread are those of Shoe
 (`Shards.summed`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from interp.distributed import world
+from interp.distributed import World, world
 from interp.errors import ParameterError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Shards", "is_spread", "local", "shard_mesh"]
+__all__ = ["Shards", "data_world", "fetching", "hand_in", "is_spread", "local", "shard_mesh"]
 
 DIMENSION = "shards"
 """The dimension of a mesh along which latents are spread."""
@@ -53,12 +54,18 @@ def shard_mesh(shards: int | None = None, device: str = "cpu") -> "DeviceMesh":
     return init_device_mesh(device, shape, mesh_dim_names=("data", DIMENSION))
 
 
+def data_world(party: World, mesh: "DeviceMesh") -> World:
+    """Of all ranks those that hold the same latents as this one: they share the rows of a batch."""
+    rank, size = mesh.get_local_rank("data"), mesh.size(0)
+    return replace(party, rank=rank, size=size, group=mesh.get_group("data"))
+
+
 def local(tensor: Tensor) -> Tensor:
     """The part of a DTensor that is here, which shares its memory; any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # pyright: ignore
 
 
-def is_spread(tensor: Tensor) -> bool:
+def is_spread(tensor: Tensor | None) -> bool:
     """Whether a tensor is a DTensor of which this rank holds some rows alone."""
     placements = getattr(tensor, "placements", ())
     return any(placement.is_shard() for placement in placements)
@@ -157,31 +164,16 @@ class Shards:
         dist.all_reduce(tensor, group=self.group)
         return tensor
 
+    def wait(self) -> None:
+        """Go on when every rank has come here."""
+        self.add_(torch.zeros(1, device=self.mesh.device_type))
+
     def least_(self, tensor: Tensor) -> Tensor:
         """The smallest of a tensor's entries over the ranks, in place."""
         import torch.distributed as dist
 
         dist.all_reduce(tensor, dist.ReduceOp.MIN, group=self.group)
         return tensor
-
-    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors for the first rank to write: each is fetched from the others when its turn comes.
-
-        The others call `hand_in` meanwhile. Spread tensors must be of one dtype, and written by
-        name.
-        """
-        return {
-            k: cast(Tensor, _Gathered(self, t)) if is_spread(t) else local(t)
-            for k, t in tensors.items()
-        }
-
-    def hand_in(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give the rows that are here to the first rank, tensor by tensor."""
-        import torch.distributed as dist
-
-        first = dist.get_global_rank(self.group, 0)
-        for name in sorted(k for k, t in tensors.items() if is_spread(t)):
-            dist.send(local(tensors[name].detach()).contiguous(), first, group=self.group)
 
     def summed(self, partial: Tensor) -> Tensor:
         """The sum over ranks; each rank's part gets the whole gradient."""
@@ -190,28 +182,6 @@ class Shards:
     def copied(self, tensor: Tensor) -> Tensor:
         """What every rank reads; its gradient is the sum over ranks."""
         return _Copied.apply(tensor, self)
-
-
-class _Gathered:
-    """A spread tensor on the first rank, as a writer of files sees it."""
-
-    def __init__(self, shards: Shards, tensor: Tensor) -> None:
-        self.shards, self.own = shards, local(tensor.detach())
-        self.dtype, self.shape = tensor.dtype, tensor.shape
-        self.numel, self.element_size = tensor.numel, tensor.element_size
-
-    def detach(self) -> Tensor:
-        """The whole tensor, on the CPU."""
-        import torch.distributed as dist
-
-        shards, found = self.shards, torch.empty(self.shape, dtype=self.dtype)
-        found[: len(self.own)] = self.own
-        for rank in range(1, shards.size):
-            begin, end = shards.begin(rank), shards.begin(rank + 1)
-            rows = self.own.new_empty(end - begin, *self.shape[1:])
-            dist.recv(rows, dist.get_global_rank(shards.group, rank), group=shards.group)
-            found[begin:end] = rows
-        return found
 
 
 class _Summed(torch.autograd.Function):
@@ -237,3 +207,66 @@ class _Copied(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None]:
         return ctx.shards.add_(grad_outputs[0].contiguous().clone()), None
+
+
+@contextmanager
+def fetching(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Tensors for the first rank of a group to write: each comes whole when its turn comes.
+
+    The others call `hand_in` meanwhile. Those that are spread must be of one dtype and asked for by
+    rising name; what was not asked for, as a disk was full, is taken in the end and let go.
+    """
+    later = {k: _Later(tensors[k]) for k in sorted(tensors) if is_spread(tensors[k])}
+    try:
+        yield {k: cast(Tensor, later.get(k, local(t))) for k, t in tensors.items()}
+    finally:
+        for tensor in later.values():
+            tensor.let_go()
+
+
+def hand_in(tensors: Mapping[str, Tensor]) -> None:
+    """Give the rows that are here to the first rank of the group, tensor by tensor."""
+    import torch.distributed as dist
+
+    for name in sorted(k for k, t in tensors.items() if is_spread(t)):
+        group = _mesh(tensors[name]).get_group()
+        rows = local(tensors[name].detach()).contiguous()
+        dist.send(rows, dist.get_global_rank(group, 0), group=group)
+
+
+class _Later:
+    """A spread tensor on the first rank, as what writes a file sees it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shards = Shards(_mesh(tensor), len(tensor))
+        self.own, self.waits = local(tensor.detach()), True
+        self.dtype, self.shape = tensor.dtype, tensor.shape
+        self.numel, self.element_size = tensor.numel, tensor.element_size
+
+    def detach(self) -> Tensor:
+        """The whole tensor, on the CPU."""
+        found = torch.empty(self.shape, dtype=self.dtype)
+        found[: len(self.own)] = self.own
+        for begin, rows in self._others():
+            found[begin : begin + len(rows)] = rows
+        return found
+
+    def let_go(self) -> None:
+        """Take in what the others send, if it has not been asked for."""
+        for _ in self._others():
+            pass
+
+    def _others(self) -> Iterator[tuple[int, Tensor]]:
+        import torch.distributed as dist
+
+        shards, waits = self.shards, self.waits
+        self.waits = False
+        for rank in range(1, shards.size if waits else 0):
+            begin, end = shards.begin(rank), shards.begin(rank + 1)
+            rows = self.own.new_empty(end - begin, *self.shape[1:])
+            dist.recv(rows, dist.get_global_rank(shards.group, rank), group=shards.group)
+            yield begin, rows
+
+
+def _mesh(tensor: Tensor) -> "DeviceMesh":
+    return tensor.device_mesh  # pyright: ignore[reportAttributeAccessIssue]  a DTensor's

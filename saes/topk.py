@@ -118,7 +118,7 @@ class _KSAE(SAE[K]):
         config = self.config
         if dead is None or not len(dead) or config.auxk == 0:
             return output.new_zeros(())
-        own = self._own_of(dead)
+        _, own = self._rows_of(dead)
         encoder, decoder, b_enc = (
             _Rows.apply(p, own) for p in (self.encoder, self.decoder, self.b_enc)
         )
@@ -131,10 +131,6 @@ class _KSAE(SAE[K]):
         explained = self._summed(decode(codes, decoder, backend=self.backend))
         error = squared_error(explained, residual)
         return config.auxk * scale.detach() * error
-
-    def _own_of(self, latents: Tensor) -> Tensor:
-        """Those of some latents that are here, as rows of the parameters."""
-        return latents
 
     def _largest(
         self, rows: Tensor, encoder: Tensor, b_enc: Tensor, k: int, rule: str = "topk"

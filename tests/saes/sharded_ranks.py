@@ -4,6 +4,7 @@ Each function compares an SAE that a rank holds whole with the same one spread o
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -232,6 +233,57 @@ def files(mesh, folder):
     return found
 
 
+class Stopped(Exception):
+    pass
+
+
+def stop_after(steps):
+    def progress(done, total, words):
+        if done == steps:
+            raise Stopped
+
+    return progress
+
+
+TRAINED = {
+    "topk": {"ema": 0.9, "dead_after": 200, "resample_every": 8},
+    "batch_topk": {"k_start": 6, "dead_after": 200},
+    "relu": {"optimizer": "lion", "lr": 1e-3},
+    "jumprelu": {"backend": "numba"},
+}
+"""Options of a training of each; each brings another part of the trainer with it."""
+
+
+def training_of(name, **more):
+    """A short training, whose loss two ways must agree on."""
+    x = torch.randn(400, 8, generator=seeded(3)) @ torch.randn(8, 8, generator=seeded(4))
+    options = {"steps": 24, "batch_size": 64, "log_every": 1, "checkpoint_every": 8}
+    return saes.train(x, make_sae(name).config, **{**options, **TRAINED[name], **more})
+
+
+def trained(folder, shards):
+    """Trainings with shards, one of them broken off and resumed."""
+    found = {}
+    for name in TRAINED:
+        if name == "batch_topk" and shards < world().size:
+            continue
+        whole = training_of(name, out=folder / f"run-{name}", shards=shards)
+        found[name] = type(whole).__name__
+    out = folder / "broken"
+    try:
+        training_of("topk", out=out, shards=shards, progress=stop_after(13))
+    except Stopped:
+        if world().leads:
+            shutil.copytree(out, folder / "other")
+        world().wait()
+    again = training_of("topk", out=out, shards=shards, resume=True)
+    unbroken = ShardedSAE.from_pretrained(folder / "run-topk/sae", again.shards.mesh)
+    found["resumed"] = all(
+        local(again.state_dict()[k]).equal(local(v)) for k, v in unbroken.state_dict().items()
+    )
+    return found
+
+
 def memory(mesh):
     """Bytes of the tensors of a rank, against those of one that holds all."""
     config = saes.TopKConfig(n_latents=4096, k=8)
@@ -281,6 +333,7 @@ if __name__ == "__main__":
         f.__name__: f(everyone["shards"])
         for f in (kinds, shapes, ties, broken, training, first, memory, refused)
     }
+    result["trained"] = trained(out, everyone["shards"].size())
     result["files"] = files(everyone, out)  # of a mesh the axis of shards is taken
     every = world().gather(result)
     if world().leads:

@@ -1,10 +1,20 @@
+import importlib.util
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from saes import Training
 from saes.sharded import KINDS
 
+SCRIPT = Path(__file__).with_name("sharded_ranks.py")
+_spec = importlib.util.spec_from_file_location("sharded_ranks", SCRIPT)
+ranked = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(ranked)
+TRAINED, training_of = ranked.TRAINED, ranked.training_of
 FOUND = {}
 
 
@@ -13,7 +23,7 @@ def ranks(request, torchrun, tmp_path_factory):
     """What `sharded_ranks` found, by rank; run once for a number of ranks."""
     if request.param not in FOUND:
         folder = tmp_path_factory.mktemp("ranks")
-        done = torchrun(request.param, f"{request.path.parent}/sharded_ranks.py", folder)
+        done = torchrun(request.param, SCRIPT, folder)
         assert done.returncode == 0, done.stderr
         every = json.loads((folder / "found.json").read_text())
         FOUND[request.param] = [{**found, "folder": folder} for found in every]
@@ -98,6 +108,35 @@ def test_a_saved_sae_is_read_whole_or_in_parts(found):
         assert read["plain"] and read["metadata"], name
         assert read["sharded"] <= 1e-6, name
         assert "Sharded" not in read["class"]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_training_with_shards_is_that_of_one_process(found, name):
+    alone = training_of(name)
+    folder = found["folder"] / f"run-{name}" / "sae"
+    assert found["trained"][name] == f"Sharded{type(alone).__name__}"
+    log, theirs = alone.training_log, Training.load(folder / "training.json")
+    assert theirs.loss["total"] == pytest.approx(log.loss["total"], rel=1e-5)
+    assert theirs.fvu == pytest.approx(log.fvu, rel=1e-5)
+    assert theirs.l0.tolist() == log.l0.tolist() and theirs.dead.tolist() == log.dead.tolist()
+    assert log.fvu[-1] < 0.9 * log.fvu[0]
+    saved = load_file(folder / "model.safetensors")
+    for key, tensor in alone.state_dict().items():
+        torch.testing.assert_close(saved[key], tensor, rtol=1e-5, atol=1e-5)
+
+
+def test_a_broken_training_resumes_bit_for_bit(found):
+    assert found["trained"]["resumed"]
+
+
+def test_one_process_goes_on_with_the_checkpoint_of_shards(found, tmp_path):
+    shutil.copytree(found["folder"] / "other", tmp_path / "run")
+    again = training_of("topk", out=tmp_path / "run", resume=True)
+    alone = training_of("topk")
+    later = slice(8, None)
+    assert again.training_log.loss["total"][later] == pytest.approx(
+        alone.training_log.loss["total"][later], rel=1e-5
+    )
 
 
 def test_a_rank_holds_its_share_of_parameters_and_moments(ranks):
