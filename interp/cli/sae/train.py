@@ -148,7 +148,8 @@ def run(
 ) -> None:
     """Learn sparse autoencoders in one pass over activations, and write a report.
 
-    Under torchrun the processes share each batch; the first writes the run. Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches.
+    Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches. Under
+    torchrun the processes share each batch, and the first writes the run.
     """
     points = o.split_commas(hookpoint)
     pairs = architecture == "vl" and store is None
