@@ -16,7 +16,7 @@ from conftest import SMALL, make_batch, make_sae
 
 import saes
 from interp.distributed import world
-from interp.errors import InterpError
+from interp.errors import InterpError, StoreError
 from saes.optimizer import OPTIMIZERS
 from saes.primitives import topk
 from saes.sharded import KINDS, ShardedSAE
@@ -285,7 +285,17 @@ def trained(folder, shards):
     found["resumed"] = all(
         local(again.state_dict()[k]).equal(local(v)) for k, v in unbroken.state_dict().items()
     )
+    try:
+        with patch("saes.resuming.write_bytes", disk_full):
+            training_of("topk", out=folder / "full", shards=shards)
+    except StoreError as error:
+        found["full"] = str(error)
     return found
+
+
+def disk_full(path, data):
+    next(iter(data))
+    raise StoreError("no space")
 
 
 def memory(mesh):

@@ -126,6 +126,10 @@ def test_a_broken_training_resumes_bit_for_bit(found):
     assert found["trained"]["resumed"]
 
 
+def test_a_checkpoint_that_cannot_be_written_ends_all_ranks_in_a_sentence(ranks):
+    assert [found["trained"]["full"] for found in ranks] == ["no space"] * len(ranks)
+
+
 def test_one_process_goes_on_with_the_checkpoint_of_shards(found, tmp_path):
     shutil.copytree(found["folder"] / "other", tmp_path / "run")
     again = training_of("topk", out=tmp_path / "run", resume=True)

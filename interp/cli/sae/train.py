@@ -134,6 +134,9 @@ def run(
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; else a tenth of them.")
     ] = None,
+    shards: Annotated[
+        int, typer.Option(help="Processes of torchrun that share each SAE's latents.")
+    ] = 1,
     seed: o.Seed = 0,
     dtype: o.Dtype = None,
     max_length: o.MaxLength = None,
@@ -149,7 +152,8 @@ def run(
     """Learn sparse autoencoders in one pass over activations, and write a report.
 
     Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches. Under
-    torchrun the processes share each batch, and the first writes the run.
+    torchrun the processes share each batch, and the first writes the run; with --shards S each S
+    of them share the latents, for an SAE that is too large for one.
     """
     points = o.split_commas(hookpoint)
     pairs = architecture == "vl" and store is None
@@ -179,7 +183,7 @@ def run(
              "b_dec": None if b_dec == "mean" else b_dec, "pool": None if pool == "all" else pool,
              "buffer_rows": None if buffer_rows == 2**16 else buffer_rows,
              "forward_batch_size": forward_batch_size, "image_column": image_column,
-             "text_model": text_model, "prompt": prompt}
+             "shards": None if shards == 1 else shards, "text_model": text_model, "prompt": prompt}
         )  # fmt: skip
         codebook.train_in_model(
             interp.load(str(model), device, dtype, revision, trust_remote_code=trust_remote_code),
@@ -276,7 +280,7 @@ def run(
     if mode == "released_code":
         _released(configs, options, rows.n, steps)
     if dry_run:
-        _show_plan(rows, configs, options, device, as_json)
+        _show_plan(rows, configs, options, device, shards, as_json)
         return
     import saes
 
@@ -309,6 +313,7 @@ def run(
                 configs,
                 out=out,
                 device=device,
+                shards=shards,
                 checkpoint_every=checkpoint_every,
                 resume=goes_on,
                 force=force,
@@ -508,7 +513,12 @@ def _value(text: str) -> Any:
 
 
 def _show_plan(
-    rows: "Rows", configs: "list[SAEConfig]", options: dict[str, Any], device: str, as_json: bool
+    rows: "Rows",
+    configs: "list[SAEConfig]",
+    options: dict[str, Any],
+    device: str,
+    shards: int,
+    as_json: bool,
 ) -> None:
     """Time a few steps and print what the training would cost."""
     import saes
@@ -518,6 +528,7 @@ def _show_plan(
         rows,
         configs,
         device=device,
+        shards=shards,
         progress=lambda done, total, what: stamps.append(time.perf_counter()),
         **{**options, "steps": TIMED, "log_every": TIMED, "warmup": 0, "decay_steps": 0,
            "penalty_warmup": 0, "k_start": None, "resample_every": None},
