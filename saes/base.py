@@ -466,6 +466,10 @@ class SAE(nn.Module, Generic[C]):
         """Which of some latents are here, an index, and the rows of the parameters they have."""
         return slice(None), latents
 
+    def _directions(self) -> Tensor:
+        """The decoder's rows, of all latents."""
+        return self.decoder
+
     def _encoder_norms(self) -> Tensor:
         """[n_latents] lengths of the encoder's rows."""
         return self.encoder.norm(dim=1)

@@ -97,4 +97,4 @@ class Crosscoder(ReLUSAE):
 
     def _lengths(self) -> Tensor:
         """[n_latents] of the decoder rows, summed over layers."""
-        return self.W_dec.norm(dim=2).sum(0)
+        return self.decoder.view(-1, *self.out_shape).norm(dim=2).sum(1)

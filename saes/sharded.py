@@ -57,6 +57,7 @@ class ShardedSAE(SAE[Any]):
     shards : which latents are here (`Shards.start`, `Shards.stop`), and their ranks.
     encoder, decoder, b_enc : this rank's rows, as tensors; so other parameters. ``parameters()``
         and ``state_dict()`` give them as DTensors [N, ...], Shard(0) or Replicate.
+    W_enc, W_dec : whole on every rank, as analyses take them: they are fetched at each use.
 
     Raises
     ------
@@ -197,6 +198,22 @@ class ShardedSAE(SAE[Any]):
         found = super().__getattr__(name)
         return local(found) if isinstance(found, Tensor) else found
 
+    @property
+    def W_enc(self) -> Tensor:
+        """As of the whole SAE, fetched from all ranks, without gradients."""
+        rows = self.shards.gather_uneven(self.encoder.detach())
+        if len(self.in_shape) == 1:
+            return rows.T
+        return rows.view(-1, *self.in_shape).permute(1, 2, 0)
+
+    @property
+    def W_dec(self) -> Tensor:
+        """As of the whole SAE, fetched from all ranks, without gradients."""
+        rows = self._directions()
+        if len(self.out_shape) == 1:
+            return rows
+        return rows.view(-1, *self.out_shape).transpose(0, 1)
+
     def encode(self, x: Tensor) -> Tensor:
         """Dense latents [..., n_latents] of activations [..., d_in], as of `SAE.encode`."""
         z = self.encode_sparse(x).dense(self.n_latents)
@@ -303,6 +320,9 @@ class ShardedSAE(SAE[Any]):
         begin, end = self.shards.start, self.shards.stop
         here = (latents >= begin) & (latents < end)
         return here, latents[here] - begin
+
+    def _directions(self) -> Tensor:
+        return self.shards.gather_uneven(self.decoder.detach())
 
     def _encoder_norms(self) -> Tensor:
         return self.shards.gather_uneven(super()._encoder_norms())

@@ -98,6 +98,25 @@ def shapes(mesh):
     }
 
 
+def views(mesh):
+    """The whole matrices, and an evaluation that reads them."""
+    found = {}
+    for name in ("topk", "crosscoder"):
+        whole, part = two(name, mesh, n_latents=23)
+        found[name] = part.W_enc.equal(whole.W_enc) and part.W_dec.equal(whole.W_dec)
+        x = make_batch(whole, 60)
+        a, b = (saes.evaluate(sae, x).metrics() for sae in (whole, part))
+        found[f"{name} fvu"] = abs(a.pop("fvu") - b.pop("fvu")) / (a["mse"] + 1)
+        found[f"{name} counts"] = all(
+            a[k] == b[k] for k in ("l0", "dead", "density_counts", "max_cosine, mean")
+        )
+    try:
+        saes.features(two("topk", mesh)[1], None, None, "h")
+    except InterpError as error:
+        found["features"] = str(error)
+    return found
+
+
 def numba(pair):
     for sae in pair:
         sae.backend = "numba"
@@ -347,7 +366,7 @@ if __name__ == "__main__":
     everyone = shard_mesh()
     result = {
         f.__name__: f(everyone["shards"])
-        for f in (kinds, shapes, ties, broken, training, first, memory, refused)
+        for f in (kinds, shapes, views, ties, broken, training, first, memory, refused)
     }
     result["trained"] = trained(out, 2)  # so that of four ranks each two share a batch
     result["files"] = files(everyone, out)  # of a mesh the axis of shards is taken

@@ -55,6 +55,14 @@ def test_so_are_they_for_uneven_shards_many_active_latents_and_other_kernels(fou
         check_same(judged, exact=False)
 
 
+def test_analyses_see_the_whole_dictionary(found):
+    views = found["views"]
+    assert views["features"].startswith("features reads a whole SAE; load it with")
+    for name in ("topk", "crosscoder"):
+        assert views[name] and views[f"{name} counts"]
+        assert views[f"{name} fvu"] < 1e-6
+
+
 def test_all_ranks_come_to_the_same(ranks):
     for other in ranks[1:]:
         for kind, judged in other["kinds"].items():
