@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from interp.errors import LayerNotFound, ShapeError, StoreError, closest
 from interp.runs import write_bytes, write_text
+from interp.tensors import pieces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,14 +198,15 @@ class ActivationStore:
     def __init__(
         self,
         manifest: dict[str, Any],
-        rows: "pd.DataFrame",
+        rows: "pd.DataFrame | None",
         parts: Mapping[str, Sequence[Part]],
         path: Path | None = None,
         tokens: Mapping[str, "pd.DataFrame"] | None = None,
     ) -> None:
         self.manifest = manifest
         self.path = path
-        self._documents = rows
+        if rows is not None:
+            self._documents = rows
         self._parts = parts
         self._tokens = dict(tokens or {})
 
@@ -263,8 +264,6 @@ class ActivationStore:
         StoreError
             There is no store, it is of another format, or it is not complete.
         """
-        import pandas as pd
-
         path = Path(path)
         manifest = read_manifest(path)
         if not manifest.get("complete"):
@@ -279,21 +278,16 @@ class ActivationStore:
                 ]
                 for h in manifest["hookpoints"]
             }
-        except (KeyError, TypeError) as error:
+            _ = int(manifest["n"])
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the manifest of the store {path} is damaged: {error}.") from error
         missing = [s["file"] for s in manifest["shards"] if not (path / s["file"]).is_file()]
         if missing:
             raise StoreError(
                 f"the store {path} lacks {missing[0]}; capture it again with --resume."
             )
-        try:
-            rows = pd.read_parquet(path / "rows.parquet")
-        except (OSError, ValueError) as error:
-            text = " ".join(str(error).split())[:200]
-            raise StoreError(
-                f"the store {path} has no readable rows.parquet ({text}); capture it again."
-            ) from error
-        return cls(manifest, rows, parts, path)
+        _read_rows(path, columns=[])
+        return cls(manifest, None, parts, path)
 
     def __repr__(self) -> str:
         where = self.path or "in memory"
@@ -307,7 +301,16 @@ class ActivationStore:
     @property
     def n(self) -> int:
         """Rows of the data: documents, or images."""
-        return len(self._documents)
+        return int(self.manifest["n"]) if self.path is not None else len(self._documents)
+
+    @cached_property
+    def _documents(self) -> "pd.DataFrame":
+        """The columns kept from the data: texts take memory, so only where they are wanted."""
+        assert self.path is not None  # noqa: S101  a store in memory was given them
+        import pandas as pd
+
+        read = _read_rows(self.path, columns=None)
+        return read if len(read.columns) else pd.DataFrame(index=range(self.n))
 
     def __getitem__(self, hookpoint: str) -> Matrix:
         for entry in self.manifest["hookpoints"]:
@@ -359,6 +362,19 @@ class ActivationStore:
         return tokens.join(repeated)
 
 
+def _read_rows(path: Path, columns: list[str] | None) -> "pd.DataFrame":
+    """Columns of a store's table, all of them for None; without any only the file's end is read."""
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path / "rows.parquet", columns=columns)
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise StoreError(
+            f"the store {path} has no readable rows.parquet ({text}); capture it again."
+        ) from error
+
+
 def _column(part: Part, key: str) -> Tensor:
     return Part(part.rows, part.path, key).read(slice(0, part.rows))
 
@@ -407,9 +423,15 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a shard beside its name, then rename it; its sha256."""
-    data = save({k: v.contiguous() for k, v in tensors.items()})
-    write_bytes(path, data)
-    return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for piece in pieces(tensors):
+            digest.update(piece)
+            yield piece
+
+    write_bytes(path, hashed())
+    return digest.hexdigest()
 
 
 def shard_is_whole(path: Path, digest: str) -> bool:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from interp.errors import StoreError
 from interp.runs import write_bytes
+from interp.tensors import pieces
 
 __all__ = ["CHECKPOINT", "check_settings", "read_state", "write_state"]
 
@@ -26,7 +26,7 @@ def write_state(folder: Path, document: dict[str, Any], tensors: dict[str, Tenso
         The folder cannot be written.
     """
     text = json.dumps({"format": FORMAT, **document})
-    write_bytes(folder / CHECKPOINT, save(tensors, {"interp": text}))
+    write_bytes(folder / CHECKPOINT, pieces(tensors, {"interp": text}))
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
