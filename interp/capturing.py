@@ -68,7 +68,7 @@ class Plan:
     tokens : positions that the model reads, pads excluded.
     bytes : size of the store.
     shards : files of it.
-    seconds : estimated from a timed batch.
+    seconds : estimated from a few timed batches.
     peak_bytes : the most memory that capturing into a store takes, all of this process together
         (`interp.memory`), from what it holds now, a batch of the longest rows, and the shards; 0
         where the system does not tell.
@@ -249,24 +249,24 @@ class Capture:
             order = order[size:]
 
     def plan(self) -> Plan:
-        """Rows, bytes, seconds from a timed batch, and memory from the largest batch."""
+        """Rows, bytes, and from a few batches, the largest first, seconds and memory."""
         shards = [self.shards[i] for i in range(0, len(self.shards), len(self.shards) // 64 + 1)]
         batches = [b for s in shards for b in self.batches(*s)]
         padded = [len(b) * max(self.feed.lengths[i] for i in b) for b in batches]
         with PeakMemory() as held:
             self._try(batches[int(np.argmax(padded))])
-        middle = len(batches) // 2
-        self._try(batches[middle])
-        began = time.perf_counter()
-        self._try(batches[middle])
-        taken = time.perf_counter() - began
+            tried = [i * (len(batches) - 1) // 3 for i in range(4)]  # several shapes: free memory
+            began = time.perf_counter()  # between blocks of other sizes is not all used again
+            for i in tried:
+                self._try(batches[i])
+            taken = time.perf_counter() - began
         share = sum(b - a for a, b in shards) / len(self.data)
         return Plan(
             rows=len(self.data),
             tokens=sum(self.feed.lengths),
             bytes=int(self.row_bytes().sum()),
             shards=len(self.shards),
-            seconds=taken * sum(padded) / padded[middle] / share,
+            seconds=taken * sum(padded) / sum(padded[i] for i in tried) / share,
             peak_bytes=max(peak() or 0, held.most + self._shard_room()) if held.most else 0,
         )
 

@@ -110,19 +110,29 @@ class Matrix:
             yield self[start : start + size]
 
     def _range(self, start: int, stop: int) -> Tensor:
-        pieces = []
+        if stop == start:
+            return torch.empty((0, *self.shape[1:]), dtype=self.dtype)
+        out = None
         for part, first in zip(self._parts, self._starts, strict=False):
             a, b = max(start - first, 0), min(stop - first, part.rows)
-            if a < b:
-                pieces.append(part.read(slice(int(a), int(b))))
-        if not pieces:
-            return torch.empty((0, *self.shape[1:]), dtype=self.dtype)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            if a >= b:
+                continue
+            rows = part.read(slice(int(a), int(b)))
+            if len(rows) == stop - start:
+                return rows
+            if out is None:
+                out = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
+            out[first + a - start : first + b - start] = rows
+        assert out is not None  # noqa: S101  the range is one of the store's
+        return out
 
     def _gather(self, index: np.ndarray) -> Tensor:
-        out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
         which = np.searchsorted(self._starts, index, side="right") - 1
-        for i in np.unique(which):
+        found = np.unique(which)
+        if len(found) == 1:
+            return self._parts[found[0]].read(index - self._starts[found[0]])
+        out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        for i in found:
             mine = np.flatnonzero(which == i)
             out[torch.from_numpy(mine)] = self._parts[i].read(index[mine] - self._starts[i])
         return out
@@ -148,7 +158,8 @@ class Part:
             array = np.memmap(self.path, stored, "r", offset=offset, shape=shape)
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from error
-        copied = torch.from_numpy(np.array(array[rows]))
+        read = array[rows]  # a view for a slice, a copy for a list of rows
+        copied = torch.from_numpy(np.array(read) if isinstance(rows, slice) else np.asarray(read))
         return copied.view(dtype) if copied.dtype != dtype else copied
 
     def _unreadable(self, error: Exception) -> StoreError:
