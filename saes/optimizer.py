@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from interp.distributed import world
 from saes.primitives import resolve
 from saes.shards import is_spread, local
 
@@ -182,12 +183,11 @@ def _gradient(p: nn.Parameter) -> Tensor:
 
 def _over_ranks(held: list[nn.Parameter], squares: list[Tensor]) -> Tensor:
     """The sum of a number a parameter, over the ranks where these hold other rows; 0-d."""
-    import torch.distributed as dist
-
     spread = [is_spread(p) for p in held]
     total = torch.stack([s for s, here in zip(squares, spread, strict=True) if here]).sum()
     mesh = next(p for p, here in zip(held, spread, strict=True) if here).device_mesh  # pyright: ignore[reportAttributeAccessIssue]
-    dist.all_reduce(total, group=mesh.get_group())
+    with world()._together() as dist:
+        dist.all_reduce(total, group=mesh.get_group())
     whole = [s for s, here in zip(squares, spread, strict=True) if not here]
     return total + torch.stack(whole).sum() if whole else total
 

@@ -6,16 +6,13 @@ from torch import Tensor
 from saes.base import SAE
 from saes.optimizer import Optimizer
 from saes.ranks import Ranks
-from saes.shards import local
+from saes.shards import WHOLE, local
 from saes.vl import VLSAE
 
 __all__ = ["resample"]
 
 SHARE = 0.2
 """Norm of a new encoder row, as a share of the mean norm of the living ones."""
-
-WHOLE = ("b_dec", "b_decs", "W_skip")
-"""Parameters that are of no latent; all others have a row a latent."""
 
 
 def resample(

@@ -16,28 +16,26 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from interp.errors import CheckpointError, ParameterError, ShapeError
+from interp.errors import CheckpointError, ParameterError
 from saes.base import ARCHITECTURES, SAE, Loss, SAEConfig, SAEOutput
 from saes.checkpoints import check_tensors, read_checkpoint, write_checkpoint
 from saes.codes import Codes
 from saes.kernels import encode_slots
 from saes.optimizer import project_gradient
-from saes.primitives import encode_batch_topk, encode_topk, resolve, topk
-from saes.resample import WHOLE
-from saes.shards import DIMENSION, Shards, fetching, hand_in, local, shard_mesh
+from saes.shard_codes import everywhere, held_here, largest, largest_of_batch, strongest_first
+from saes.shard_files import fetching, hand_in, held_rows, outline
+from saes.shards import DIMENSION, WHOLE, Shards, local, shard_mesh, spread_rows
 from saes.topk import TopKSAE
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["ShardedSAE", "spread_rows"]
+__all__ = ["ShardedSAE"]
 
 KINDS = (
     "relu", "gated", "topk", "batch_topk", "jumprelu", "matryoshka", "transcoder", "crosscoder",
 )  # fmt: skip
 """Architectures that can be sharded."""
-DRAWN = 2**22
-"""Numbers that are drawn at a time for first weights."""
 
 
 class ShardedSAE(SAE[Any]):
@@ -137,7 +135,7 @@ class ShardedSAE(SAE[Any]):
         def read(path: Path) -> dict[str, Tensor]:
             config_path["weights"] = path
             with safe_open(path, "pt") as file:
-                return {name: _outline(file, name) for name in file.keys()}  # noqa: SIM118
+                return {name: outline(file, name) for name in file.keys()}  # noqa: SIM118
 
         document, outlines = read_checkpoint(source, read)
         name = document["architecture"]
@@ -156,7 +154,7 @@ class ShardedSAE(SAE[Any]):
         sae = cls._empty(config, mesh)
         sae.__dict__.update(whole.__dict__)
         with safe_open(config_path["weights"], "pt") as file:
-            found = {k: _read(file, k, sae.shards) for k in outlines}
+            found = {k: held_rows(file, k, sae.shards) for k in outlines}
         sae._spread({k: v for k, v in found.items() if k in sae._parameters})
         for k in sae._buffers:
             sae._buffers[k] = found[k].to(sae.shards.mesh.device_type)
@@ -230,7 +228,7 @@ class ShardedSAE(SAE[Any]):
         """What latents of the whole dictionary stand for, as of `SAE.decode`."""
         if isinstance(codes, Codes):
             self._refuse_gradient(codes.values)
-            codes = self._here(codes)
+            codes = held_here(self.shards, codes)
         return super().decode(codes)
 
     def forward(self, x: Tensor) -> SAEOutput:
@@ -257,6 +255,19 @@ class ShardedSAE(SAE[Any]):
                 return write_checkpoint(path, self._document(), whole)
         finally:
             self.shards.wait()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Refused, as each rank would upload: push what `save_pretrained` wrote.
+
+        Raises
+        ------
+        ParameterError
+            Always.
+        """
+        raise ParameterError(
+            f"a sharded SAE is not pushed to {repo_id}; save it, and push that from one process "
+            "with SAE.from_pretrained(PATH).push_to_hub."
+        )
 
     def project_decoder_gradient(self) -> None:
         """As `SAE.project_decoder_gradient`, of this rank's rows."""
@@ -330,101 +341,27 @@ class ShardedSAE(SAE[Any]):
     def _largest(
         self, rows: Tensor, encoder: Tensor, b_enc: Tensor, k: int, rule: str = "topk"
     ) -> Codes:
-        """The k largest of all ranks' latents, of which these are some: those that are here."""
-        width, own = min(k, self.shards.most), min(k, len(encoder))
         b_pre = self._b_pre
         with torch.no_grad():
-            offered = rows.new_zeros(len(rows), width)
-            indices = torch.zeros_like(offered, dtype=torch.int64)
-            if own:
-                centred = rows if b_pre is None else rows - b_pre
-                chosen = resolve(self.backend, rows, len(rows) * len(encoder))
-                found = encode_topk(centred, encoder, b_enc, own, rule, chosen)
-                offered[:, :own], indices[:, :own] = found
-            # Of equal values the first is taken: that of the lower rank, then of the lower index.
-            values, places = topk(torch.cat(self.shards.gather(offered), 1), k)
-            here = (places // width == self.shards.rank) & (values != 0)
-            picks = indices.gather(1, places % width)[here]
-            codes = Codes(values[here], picks, _edges(here.sum(1)))
+            centred = rows if b_pre is None else rows - b_pre
+            codes = largest(self.shards, centred, encoder, b_enc, k, self.backend)
         return encode_slots(rows, encoder, b_enc, codes, b_pre=b_pre, backend=self.backend)
 
     def _chosen(self, rows: Tensor, k: int) -> Codes:
-        """Of the n * k largest of the batch and all ranks those that are here."""
-        n, shards, b_pre = len(rows), self.shards, self._b_pre
+        b_pre, encoder, b_enc = self._b_pre, self.encoder, self.b_enc
         with torch.no_grad():
             centred = rows if b_pre is None else rows - b_pre
-            chosen = resolve(self.backend, rows, n * len(self.encoder))
-            own = min(k, len(self.encoder))
-            found = encode_batch_topk(centred, self.encoder, self.b_enc, own, chosen)
-            values, indices, offsets = found
-            row = torch.arange(n, device=rows.device).repeat_interleave(offsets.diff())
-            m = n * min(k, shards.most)
-            offered = values.new_zeros(m)
-            place = indices.new_zeros(m)
-            offered[: len(values)] = values
-            place[: len(values)] = row * self.n_latents + indices + shards.start
-            every = torch.cat(shards.gather(offered)), torch.cat(shards.gather(place))
-            by_place = every[1].sort().indices
-            ranked = every[0][by_place].sort(descending=True, stable=True).indices
-            taken = by_place[ranked[: n * k]]
-            mine = (taken[taken // m == shards.rank] % m).sort().values
-            mine = mine[offered[mine] != 0]
-            counts = torch.bincount(row[mine], minlength=n)
-            codes = Codes(values[mine], indices[mine], _edges(counts))
-        return encode_slots(
-            rows, self.encoder, self.b_enc, codes, b_pre=b_pre, backend=self.backend
-        )
+            codes = largest_of_batch(self.shards, centred, encoder, b_enc, k, self.backend)
+        return encode_slots(rows, encoder, b_enc, codes, b_pre=b_pre, backend=self.backend)
 
     def _least(self, values: Tensor) -> Tensor:
         own = super()._least(values)  # pyright: ignore[reportAttributeAccessIssue]  BatchTopK's
         return self.shards.least_(own)
 
-    def _here(self, codes: Codes) -> Codes:
-        """Of the slots of whole codes those of latents that are here, as rows of the parameters."""
-        begin, end = self.shards.start, self.shards.stop
-        if bool(((codes.indices < 0) | (codes.indices >= self.n_latents)).any()):
-            raise ShapeError(f"decode: codes name latents beyond the {self.n_latents} there are.")
-        here = ((codes.indices >= begin) & (codes.indices < end)).flatten()
-        counts = torch.bincount(codes.rows[here], minlength=len(codes))
-        picks = codes.indices.flatten()[here] - begin
-        return Codes(codes.values.flatten()[here], picks, _edges(counts))
-
     def _everywhere(self, latents: Tensor | Codes) -> Codes:
-        """The codes of the whole dictionary, of those that the ranks have."""
         codes = latents if isinstance(latents, Codes) else Codes.from_dense(latents)
-        values = codes.values.detach().flatten()
-        active = values != 0
-        place = codes.rows * self.n_latents + codes.indices.flatten() + self.shards.start
-        values = self.shards.gather_uneven(values[active])
-        place, order = self.shards.gather_uneven(place[active]).sort()
-        rows = torch.arange(len(codes) + 1, device=place.device) * self.n_latents
-        offsets = torch.searchsorted(place, rows)
-        found = Codes(values[order], place % self.n_latents, offsets)
-        if not isinstance(self, TopKSAE):
-            return found
-        found = found.padded()
-        gap = (0, self.config.k - found.values.shape[1])
-        values, indices = (nn.functional.pad(t, gap) for t in (found.values, found.indices))
-        values, ranked = values.sort(dim=1, descending=True, stable=True)
-        return Codes(values, indices.gather(1, ranked))
-
-
-def spread_rows(n: int, width: int, generator: torch.Generator | None, shards: Shards) -> Tensor:
-    """Of ``torch.randn(n, width, generator=generator)`` the rows that are here.
-
-    Drawn in blocks of a multiple of 16 numbers, which is how torch draws them itself.
-    """
-    own = torch.empty(shards.stop - shards.start, width, dtype=torch.float32)
-    size = max(16, DRAWN // width // 16 * 16)
-    begins = list(range(0, n, size))
-    if len(begins) > 1 and n - begins[-1] < 16:
-        begins.pop()
-    for begin, end in zip(begins, [*begins[1:], n], strict=True):
-        block = torch.randn(end - begin, width, generator=generator, dtype=torch.float32)
-        low, high = max(begin, shards.start), min(end, shards.stop)
-        if low < high:
-            own[low - shards.start : high - shards.start] = block[low - begin : high - begin]
-    return own
+        found = everywhere(self.shards, codes)
+        return strongest_first(found, self.config.k) if isinstance(self, TopKSAE) else found
 
 
 @cache
@@ -433,25 +370,5 @@ def _sharded(kind: type[SAE]) -> type[ShardedSAE]:
     return type(f"Sharded{kind.__name__}", (ShardedSAE, kind), {"__doc__": ShardedSAE.__doc__})
 
 
-def _edges(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
 def _part(name: str, tensor: Tensor, shards: Shards) -> Tensor:
     return tensor if name in WHOLE or not tensor.ndim else tensor[shards.start : shards.stop]
-
-
-def _outline(file: Any, name: str) -> Tensor:
-    """A tensor of a file without its numbers."""
-    rows = file.get_slice(name)
-    shape = rows.get_shape()
-    like = rows[:0] if shape else file.get_tensor(name)
-    return torch.empty(shape, dtype=like.dtype, device="meta")
-
-
-def _read(file: Any, name: str, shards: Shards) -> Tensor:
-    """The part of a file's tensor that is here."""
-    rows = file.get_slice(name)
-    if name in WHOLE or not rows.get_shape():
-        return file.get_tensor(name)
-    return rows[shards.start : shards.stop]

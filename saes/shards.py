@@ -6,10 +6,8 @@ The two operators at the ends of a layer whose rows are spread are those of Shoe
 (`Shards.summed`).
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,10 +19,14 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Shards", "data_world", "fetching", "hand_in", "is_spread", "local", "shard_mesh"]
+__all__ = ["WHOLE", "Shards", "data_world", "is_spread", "local", "shard_mesh", "spread_rows"]
 
 DIMENSION = "shards"
 """The dimension of a mesh along which latents are spread."""
+WHOLE = ("b_dec", "b_decs", "W_skip")
+"""Parameters that are of no latent; all others have a row a latent."""
+DRAWN = 2**22
+"""Numbers that are drawn at a time for first weights."""
 
 
 def shard_mesh(shards: int | None = None, device: str = "cpu") -> "DeviceMesh":
@@ -143,11 +145,10 @@ class Shards:
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """A tensor of each rank, by rank, on all of them; shapes must be the same."""
-        import torch.distributed as dist
-
         tensor = tensor.contiguous()
         found = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(found, tensor, group=self.group)
+        with world()._together() as dist:
+            dist.all_gather(found, tensor, group=self.group)
         return found
 
     def gather_uneven(self, tensor: Tensor) -> Tensor:
@@ -159,9 +160,8 @@ class Shards:
 
     def add_(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over the ranks, in place; all get the same bits."""
-        import torch.distributed as dist
-
-        dist.all_reduce(tensor, group=self.group)
+        with world()._together() as dist:
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def wait(self) -> None:
@@ -170,9 +170,8 @@ class Shards:
 
     def least_(self, tensor: Tensor) -> Tensor:
         """The smallest of a tensor's entries over the ranks, in place."""
-        import torch.distributed as dist
-
-        dist.all_reduce(tensor, dist.ReduceOp.MIN, group=self.group)
+        with world()._together() as dist:
+            dist.all_reduce(tensor, dist.ReduceOp.MIN, group=self.group)
         return tensor
 
     def summed(self, partial: Tensor) -> Tensor:
@@ -209,64 +208,19 @@ class _Copied(torch.autograd.Function):
         return ctx.shards.add_(grad_outputs[0].contiguous().clone()), None
 
 
-@contextmanager
-def fetching(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Tensors for the first rank of a group to write: each comes whole when its turn comes.
+def spread_rows(n: int, width: int, generator: torch.Generator | None, shards: Shards) -> Tensor:
+    """Of ``torch.randn(n, width, generator=generator)`` the rows that are here.
 
-    The others call `hand_in` meanwhile. Those that are spread must be of one dtype and asked for by
-    rising name; what was not asked for, as a disk was full, is taken in the end and let go.
+    Drawn in blocks of a multiple of 16 numbers, which is how torch draws them itself.
     """
-    later = {k: _Later(tensors[k]) for k in sorted(tensors) if is_spread(tensors[k])}
-    try:
-        yield {k: cast(Tensor, later.get(k, local(t))) for k, t in tensors.items()}
-    finally:
-        for tensor in later.values():
-            tensor.let_go()
-
-
-def hand_in(tensors: Mapping[str, Tensor]) -> None:
-    """Give the rows that are here to the first rank of the group, tensor by tensor."""
-    import torch.distributed as dist
-
-    for name in sorted(k for k, t in tensors.items() if is_spread(t)):
-        group = _mesh(tensors[name]).get_group()
-        rows = local(tensors[name].detach()).contiguous()
-        dist.send(rows, dist.get_global_rank(group, 0), group=group)
-
-
-class _Later:
-    """A spread tensor on the first rank, as what writes a file sees it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.shards = Shards(_mesh(tensor), len(tensor))
-        self.own, self.waits = local(tensor.detach()), True
-        self.dtype, self.shape = tensor.dtype, tensor.shape
-        self.numel, self.element_size = tensor.numel, tensor.element_size
-
-    def detach(self) -> Tensor:
-        """The whole tensor, on the CPU."""
-        found = torch.empty(self.shape, dtype=self.dtype)
-        found[: len(self.own)] = self.own
-        for begin, rows in self._others():
-            found[begin : begin + len(rows)] = rows
-        return found
-
-    def let_go(self) -> None:
-        """Take in what the others send, if it has not been asked for."""
-        for _ in self._others():
-            pass
-
-    def _others(self) -> Iterator[tuple[int, Tensor]]:
-        import torch.distributed as dist
-
-        shards, waits = self.shards, self.waits
-        self.waits = False
-        for rank in range(1, shards.size if waits else 0):
-            begin, end = shards.begin(rank), shards.begin(rank + 1)
-            rows = self.own.new_empty(end - begin, *self.shape[1:])
-            dist.recv(rows, dist.get_global_rank(shards.group, rank), group=shards.group)
-            yield begin, rows
-
-
-def _mesh(tensor: Tensor) -> "DeviceMesh":
-    return tensor.device_mesh  # pyright: ignore[reportAttributeAccessIssue]  a DTensor's
+    own = torch.empty(shards.stop - shards.start, width, dtype=torch.float32)
+    size = max(16, DRAWN // width // 16 * 16)
+    begins = list(range(0, n, size))
+    if len(begins) > 1 and n - begins[-1] < 16:
+        begins.pop()
+    for begin, end in zip(begins, [*begins[1:], n], strict=True):
+        block = torch.randn(end - begin, width, generator=generator, dtype=torch.float32)
+        low, high = max(begin, shards.start), min(end, shards.stop)
+        if low < high:
+            own[low - shards.start : high - shards.start] = block[low - begin : high - begin]
+    return own

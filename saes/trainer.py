@@ -26,7 +26,8 @@ from saes.ranks import Ranks
 from saes.resuming import CHECKPOINT, check_settings, read_state, tell_state, write_state
 from saes.rows import Batches, Pair, Rows, read_rows
 from saes.schedules import Schedule
-from saes.shards import data_world, fetching, hand_in, shard_mesh
+from saes.shard_files import fetching, hand_in
+from saes.shards import data_world, shard_mesh
 from saes.topk import BatchTopKConfig
 from saes.trainee import Options, Trainee
 from saes.training import Training

@@ -146,7 +146,7 @@ def ties(mesh):
             codes, others = whole.encode_sparse(x), part.encode_sparse(x)
             active = codes.values > 0
             found["indices"] = codes.indices[active].equal(others.indices[active])
-            with patch("saes.sharded.topk", last_of_equals):
+            with patch("saes.shard_codes.topk", last_of_equals):
                 found["without the rule"] = whole.loss(x).active.equal(part.loss(x).active)
     return found
 
@@ -228,7 +228,7 @@ def first(mesh):
     for n, d_in, d_out, drawn in ((23, 8, None, 64), (50, 5, 7, 100), (33, 16, None, 2**22)):
         config = saes.TopKConfig(n_latents=n, k=3)
         whole = saes.SAE.from_config(config, d_in, d_out, generator=seeded())
-        with patch("saes.sharded.DRAWN", drawn):
+        with patch("saes.shards.DRAWN", drawn):
             part = ShardedSAE.from_config(config, d_in, d_out, mesh=mesh, generator=seeded())
         whole, part = whole.state_dict(), part.state_dict()
         found[f"{n} {d_in} {d_out}"] = all(part[k].full_tensor().equal(v) for k, v in whole.items())
