@@ -164,7 +164,7 @@ def run(
     _architectures(architecture, points, target, mode)
     party = world()
     _one_process(party.size, architecture, stored=store is not None)
-    if party.restarted:  # by torchrun, with the arguments of the first start
+    if party.again():  # by torchrun, with the arguments of the first start
         resume, force = True, False
     earlier = None
     if not dry_run:  # refuse before anything is read
