@@ -58,6 +58,8 @@ class World:
     def start(self) -> None:
         """Meet the others, once; the first thing that is sent does it by itself."""
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
         if self.size == 1 or dist.is_initialized():
             return
@@ -68,8 +70,8 @@ class World:
             return
         # torchrun keeps one store over its restarts, where the addresses of the dead still are. The
         # count of restarts is a host's own, so it can tell them apart on one host alone.
-        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-        fresh = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        fresh = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
         dist.init_process_group(backend, timeout=PATIENCE, world_size=size, rank=rank, store=fresh)
 
     def stop(self) -> None:

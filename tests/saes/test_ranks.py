@@ -290,36 +290,54 @@ app(sys.argv[1:])
 """
 
 
-def test_the_command_from_a_model_killed_and_restarted(invoke, torchrun, folder, tmp_path):
-    """One run, of the loss curve of one process; a rank that is killed changes no bit of it."""
-    texts = tmp_path / "texts.txt"
+@pytest.fixture(scope="module")
+def command(torchrun, folder, tmp_path_factory):
+    """The arguments of a training from a model, and the folder of a run of two processes."""
+    place = tmp_path_factory.mktemp("command")
+    texts = place / "texts.txt"
     lines = [" ".join(f"w{2 + (7 * i + 3 * j) % 90}" for j in range(1 + i % 5)) for i in range(60)]
     texts.write_text("\n".join(lines))
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
     arguments = (
         "sae", "train", folder("gpt2"), texts, "-p", "resid_post.1", "--k", 3, "--n-latents", 24,
-        "--steps", 10, "--batch-size", 33, "--buffer-rows", 60, "--checkpoint-every", 3,
+        "--steps", 10, "--batch-size", 33, "--buffer-rows", 60, "--checkpoint-every", 3, "--json",
     )  # fmt: skip
-    single = invoke(*arguments, "--out", tmp_path / "one")
-    assert single.exit_code == 0, single.output
-    whole = torchrun(2, "-m", "interp", *arguments, "--json", "--out", tmp_path / "two")
-    assert whole.returncode == 0, whole.stderr
-    (tmp_path / "again").mkdir()
-    killed = torchrun(
-        2, "--max-restarts", 1, script, *arguments, "--force", "--out", tmp_path / "again"
-    )
-    assert killed.returncode == 0, killed.stderr
-    assert "exitcode: -9" in killed.stderr
-    for file in ("metrics.json", "sae/model.safetensors", "config.json"):
-        two, again = ((tmp_path / n / file).read_bytes() for n in ("two", "again"))
-        assert two == again, file
-    names = [sorted(p.name for p in (tmp_path / n).rglob("*")) for n in ("one", "two", "again")]
-    assert names[0] == names[1] == names[2]
-    assert json.loads(whole.stdout) == json.loads((tmp_path / "two" / "metrics.json").read_text())
+    done = torchrun(2, "-m", "interp", *arguments, "--out", place / "two")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((place / "two" / "metrics.json").read_text())
+    return arguments, place / "two"
+
+
+def files(run):
+    return sorted(str(p.relative_to(run)) for p in run.rglob("*"))
+
+
+def test_the_command_from_a_model_has_the_curve_of_one_process(
+    invoke, command, tmp_path, monkeypatch
+):
+    """Each process runs the model on its share of the documents."""
+    monkeypatch.setattr(trainee, "REFRESH", 10)  # as in the other processes
+    arguments, run = command
+    done = invoke(*arguments, "--out", tmp_path / "one")
+    assert done.exit_code == 0, done.output
     logs = []
-    for run in ("one", "two"):
-        (log,) = read_results(tmp_path / run)
+    for place in (tmp_path / "one", run):
+        (log,) = read_results(place)
         logs.append({"fvu": log.fvu, "l0": log.l0, "dead": log.dead, **log.loss})
     assert off(*logs) < (CURVE, "")
-    assert read_state(tmp_path / "again")[0]["processes"] == 2
+    assert files(tmp_path / "one") == files(run)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_and_restarted_changes_no_bit(command, torchrun, tmp_path):
+    """Though the command says --force, which is for the first start."""
+    arguments, run = command
+    (tmp_path / "killed.py").write_text(KILLED)
+    out = tmp_path / "run"
+    done = torchrun(
+        2, "--max-restarts", 1, tmp_path / "killed.py", *arguments, "--force", "--out", out
+    )
+    assert done.returncode == 0, done.stderr
+    assert "exitcode: -9" in done.stderr
+    for file in ("metrics.json", "sae/model.safetensors", "config.json"):
+        assert (run / file).read_bytes() == (out / file).read_bytes(), file
+    assert files(run) == files(out) and read_state(out)[0]["processes"] == 2
