@@ -337,7 +337,7 @@ def test_a_rank_that_is_killed_and_restarted_changes_no_bit(command, torchrun, t
         2, "--max-restarts", 1, tmp_path / "killed.py", *arguments, "--force", "--out", out
     )
     assert done.returncode == 0, done.stderr
-    assert "exitcode: -9" in done.stderr
+    assert "failed (exitcode: " in done.stderr
     for file in ("metrics.json", "sae/model.safetensors", "config.json"):
         assert (run / file).read_bytes() == (out / file).read_bytes(), file
     assert files(run) == files(out) and read_state(out)[0]["processes"] == 2

@@ -12,7 +12,6 @@ from interp.cli import options as o
 from interp.cli.capture import show_plan, size
 from interp.cli.report import command_of
 from interp.cli.shell import bar, emit, note, say_notes, speaks, table
-from interp.distributed import world
 from interp.errors import InterpError, ParameterError
 
 if TYPE_CHECKING:
@@ -159,6 +158,7 @@ def run(
             "interp sae train takes MODEL and DATA, or --store STORE, and --hookpoint such as "
             "resid_post.3."
         )
+    from interp.distributed import world
     from interp.runs import Run, find_run
 
     _architectures(architecture, points, target, mode)
