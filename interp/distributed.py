@@ -37,12 +37,14 @@ class World:
     local_rank : which one it is on its host; the number of its CUDA device.
     restarted : whether torchrun started this process again, after one had died; the processes of
         other hosts need not know (`again`).
+    group : the processes that rank and size are of, where they are not all.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     restarted: bool = False
+    group: Any = None
 
     @property
     def leads(self) -> bool:
@@ -90,13 +92,13 @@ class World:
         text = json.dumps(value).encode()
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         with self._together() as dist:
-            dist.all_gather(lengths, torch.tensor([len(text)]))
+            dist.all_gather(lengths, torch.tensor([len(text)]), group=self.group)
         longest = int(max(lengths))
         own = torch.zeros(longest, dtype=torch.uint8)
         own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
         with self._together() as dist:
-            dist.all_gather(texts, own)
+            dist.all_gather(texts, own, group=self.group)
         return [
             json.loads(bytes(t[: int(n)].tolist())) for t, n in zip(texts, lengths, strict=True)
         ]
@@ -105,14 +107,15 @@ class World:
         """Add up a tensor over the processes, in place; all get the same bits."""
         if self.size > 1:
             with self._together() as dist:
-                dist.all_reduce(tensor)
+                dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def tell(self, tensor: Tensor) -> Tensor:
         """Put the first process's numbers into the tensor of each, in place."""
         if self.size > 1:
             with self._together() as dist:
-                dist.broadcast(tensor, 0)
+                first = 0 if self.group is None else dist.get_global_rank(self.group, 0)
+                dist.broadcast(tensor, first, group=self.group)
         return tensor
 
     def led(self, work: Callable[[], Any]) -> Any:

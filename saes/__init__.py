@@ -35,6 +35,7 @@ from saes.records import Feature, Features
 from saes.recovery import LossRecovered, loss_recovered
 from saes.relu import ReLUConfig, ReLUSAE
 from saes.rows import MatrixRows
+from saes.sharded import ShardedSAE
 from saes.similarity import Stability, max_cosine, mean_max_cosine, seed_stability
 from saes.topk import BatchTopKConfig, BatchTopKSAE, TopKConfig, TopKSAE
 from saes.trainer import train
@@ -93,6 +94,7 @@ __all__ = [
     "SAE",
     "SAEConfig",
     "SAEOutput",
+    "ShardedSAE",
     "SparseProbing",
     "Stability",
     "TopKConfig",

@@ -166,7 +166,7 @@ def feature_absorption(
     X, Z, classes = X[keep], Z[keep], concept.y[keep]
     units = None if concept.groups is None else concept.groups[keep]
     fold = grouped_folds(classes, units, folds=folds, seed=seed)
-    decoder = sae.decoder.detach().cpu().double().numpy()
+    decoder = sae._directions().detach().cpu().double().numpy()
     centred = X - sae.b_dec.detach().cpu().double().numpy()
     found = []
     for c in wanted[1:] if len(wanted) == 2 else wanted:

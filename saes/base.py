@@ -129,10 +129,10 @@ class SAE(nn.Module, Generic[C]):
         self.training_log: "Training | None" = None
         self.backend = "auto"
         n, wide_in, wide_out = config.n_latents, math.prod(self.in_shape), math.prod(self.out_shape)
-        decoder = _unit_rows(n, wide_out, generator)
-        encoder = _unit_rows(n, wide_in, generator) if self.transcodes else decoder.clone()
+        decoder = self._first_rows(n, wide_out, generator)
+        encoder = self._first_rows(n, wide_in, generator) if self.transcodes else decoder.clone()
         self.encoder, self.decoder = nn.Parameter(encoder), nn.Parameter(decoder)
-        self.b_enc = nn.Parameter(torch.zeros(n, dtype=torch.float32))
+        self.b_enc = nn.Parameter(torch.zeros(len(decoder), dtype=torch.float32))
         self.b_dec = nn.Parameter(torch.zeros(self.out_shape, dtype=torch.float32))
 
     def _check_widths(self, config: SAEConfig, d_in: int, d_out: int | None) -> None:
@@ -318,11 +318,8 @@ class SAE(nn.Module, Generic[C]):
             rows, target, dead=dead, k=k, penalty_scale=penalty_scale
         )
         parts = {"reconstruction": squared_error(output, target), **parts}
-        if isinstance(latents, Codes):
-            active = latents.counts(self.n_latents)
-        else:
-            active = (latents.detach() != 0).sum(0)
-        return Loss(torch.stack(list(parts.values())).sum(), parts, output.detach(), active)
+        total = torch.stack(list(parts.values())).sum()
+        return Loss(total, parts, output.detach(), self._counts(latents))
 
     def normalize_decoder(self) -> None:
         """Set every decoder row to length 1, in place; a row of zeros stays."""
@@ -360,14 +357,17 @@ class SAE(nn.Module, Generic[C]):
         StoreError
             The folder cannot be written.
         """
-        document = {
+        return write_checkpoint(path, self._document(), self.state_dict())
+
+    def _document(self) -> dict[str, Any]:
+        """What ``config.json`` says."""
+        return {
             "architecture": self.architecture,
             "d_in": self.d_in,
             "d_out": self.d_out if self.transcodes else None,
             "config": self.config.to_dict(),
             "metadata": self.metadata,
         }
-        return write_checkpoint(path, document, self.state_dict())
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:
@@ -455,8 +455,34 @@ class SAE(nn.Module, Generic[C]):
         """[n, d_out] flat."""
         b_dec = self.b_dec.flatten()
         if isinstance(latents, Codes):
-            return decode(latents, self.decoder, b_dec, backend=self.backend)
-        return latents @ self.decoder + b_dec
+            return self._summed(decode(latents, self.decoder, backend=self.backend)) + b_dec
+        return self._summed(latents @ self.decoder) + b_dec
+
+    def _first_rows(self, n: int, width: int, generator: torch.Generator | None) -> Tensor:
+        """Random unit rows [n, width], of which `ShardedSAE` keeps its own."""
+        return _unit_rows(torch.randn(n, width, generator=generator, dtype=torch.float32))
+
+    def _rows_of(self, latents: Tensor) -> tuple[Any, Tensor]:
+        """Which of some latents are here, an index, and the rows of the parameters they have."""
+        return slice(None), latents
+
+    def _directions(self) -> Tensor:
+        """The decoder's rows, of all latents."""
+        return self.decoder
+
+    def _encoder_norms(self) -> Tensor:
+        """[n_latents] lengths of the encoder's rows."""
+        return self.encoder.norm(dim=1)
+
+    def _counts(self, latents: Tensor | Codes) -> Tensor:
+        """[n_latents] rows in which each latent is active."""
+        if isinstance(latents, Codes):
+            return latents.counts(self.n_latents)
+        return (latents.detach() != 0).sum(0)
+
+    def _summed(self, partial: Tensor) -> Tensor:
+        """A sum over the latents that are here; `ShardedSAE` adds those of the other ranks."""
+        return partial
 
     def _predict(self, latents: Tensor | Codes, rows: Tensor) -> Tensor:
         """The output [n, d_out] of rows whose latents are known."""
@@ -500,6 +526,5 @@ def check_finite(x: Float[Tensor, "n d"], who: str) -> None:
         )
 
 
-def _unit_rows(n: int, width: int, generator: torch.Generator | None) -> Tensor:
-    rows = torch.randn(n, width, generator=generator, dtype=torch.float32)
+def _unit_rows(rows: Tensor) -> Tensor:
     return rows / rows.norm(dim=1, keepdim=True)

@@ -1,15 +1,17 @@
 """A coder on disk: a folder, or a repository of the hub, with config.json and model.safetensors."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from interp.errors import CheckpointError, closest
 from interp.runs import write_bytes, write_text
+from interp.tensors import pieces
 
 __all__ = [
     "FORMAT",
@@ -46,16 +48,21 @@ def write_checkpoint(
         text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{CONFIG} cannot hold this metadata: {error}.") from error
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     if path.is_dir():
         (path / CONFIG).unlink(missing_ok=True)
-    write_bytes(path / WEIGHTS, data)
+    write_bytes(path / WEIGHTS, pieces(tensors))
     write_text(path / CONFIG, text)
     return path
 
 
-def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_checkpoint(
+    source: str | Path, read: Callable[[Path], dict[str, Tensor]] = load_file
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The document and the tensors of a folder, or of a repository ``"owner/name"`` of the hub.
+
+    Parameters
+    ----------
+    read : gives the tensors of a safetensors file, or those parts that are wanted.
 
     Raises
     ------
@@ -73,7 +80,7 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         raise CheckpointError(f"{source}: {CONFIG} is not readable JSON: {error}.") from error
     _check_document(str(source), document)
     try:
-        return document, load_file(path / WEIGHTS)
+        return document, read(path / WEIGHTS)
     except FileNotFoundError as error:
         raise CheckpointError(f"{source} holds no {WEIGHTS}, so it is no saved coder.") from error
     except (OSError, SafetensorError) as error:

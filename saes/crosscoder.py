@@ -88,13 +88,13 @@ class Crosscoder(ReLUSAE):
     @property
     def W_enc(self) -> Tensor:
         """[n_layers, d_in, n_latents], a view of ``encoder``."""
-        return self.encoder.view(self.n_latents, *self.in_shape).permute(1, 2, 0)
+        return self.encoder.view(-1, *self.in_shape).permute(1, 2, 0)
 
     @property
     def W_dec(self) -> Tensor:
         """[n_layers, n_latents, d_in], a view of ``decoder``."""
-        return self.decoder.view(self.n_latents, *self.in_shape).transpose(0, 1)
+        return self.decoder.view(-1, *self.in_shape).transpose(0, 1)
 
     def _lengths(self) -> Tensor:
         """[n_latents] of the decoder rows, summed over layers."""
-        return self.W_dec.norm(dim=2).sum(0)
+        return self.decoder.view(-1, *self.out_shape).norm(dim=2).sum(1)

@@ -95,9 +95,10 @@ class GatedSAE(SAE[GatedConfig]):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         gate, z = self._gates(rows)
         open_gates = gate.relu()
-        from_gates = open_gates @ self.decoder.detach() + self.b_dec.detach()
+        from_gates = self._summed(open_gates @ self.decoder.detach()) + self.b_dec.detach()
+        open_sum = self._summed(open_gates.sum(1).mean())
         parts = {
-            "sparsity": penalty_scale * self.config.l1 * open_gates.sum(1).mean(),
+            "sparsity": penalty_scale * self.config.l1 * open_sum,
             "gate": squared_error(from_gates, target),
         }
         return self._decode(z), z, parts

@@ -38,6 +38,7 @@ __all__ = [
     "decode",
     "encode_above",
     "encode_batch_topk",
+    "encode_slots",
     "encode_topk",
     "topk_codes",
 ]
@@ -138,6 +139,38 @@ def encode_batch_topk(
     """
     _check("encode_batch_topk", encoder, b_enc, k)
     return _encode("batch_topk", x, encoder, b_enc, k, b_pre, backend, ranks)
+
+
+def encode_slots(
+    x: Float[Tensor, "n d"],
+    encoder: Float[Tensor, "f d"],
+    b_enc: Float[Tensor, " f"],
+    codes: Codes,
+    *,
+    b_pre: Float[Tensor, " d"] | None = None,
+    backend: str = "auto",
+) -> Codes:
+    """Slots that a choice of one's own took, as if `encode_topk` had: with gradients.
+
+    Parameters
+    ----------
+    x, encoder, b_enc, b_pre, backend : as of `encode_topk`.
+    codes : compressed rows. The values must be those slots' pre-activations.
+
+    Returns
+    -------
+    Codes
+        The same slots. Gradients reach x, encoder, b_enc and b_pre from values that are not 0.
+    """
+    chosen = resolve(backend, x, len(x) * len(encoder))
+    found = {"rows": codes.rows}
+    if torch.is_grad_enabled():
+        order, begins = primitives.order(codes.indices, len(encoder), chosen)
+        found |= {"order": order, "begins": begins}
+        values = _Slots.apply(x, encoder, b_enc, b_pre, codes, order, begins, chosen)
+    else:
+        values = codes.values
+    return Codes(values, codes.indices, codes.offsets, found)
 
 
 def encode_above(
@@ -310,6 +343,28 @@ class _Encode(torch.autograd.Function):
             bias = primitives.segment_sums(slots, rows, begins, one, backend, order)[:, 0]
         to_b_pre = -(bias @ encoder) if for_b_pre and bias is not None else None
         return to_x, to_encoder, bias, to_b_pre, None, None, None, None, None
+
+
+class _Slots(_Encode):
+    """`_Encode` of slots that are known."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        x: Tensor,
+        encoder: Tensor,
+        b_enc: Tensor,
+        b_pre: Tensor | None,
+        codes: Codes,
+        order: Tensor,
+        begins: Tensor,
+        backend: str,
+    ) -> Tensor:
+        centred = x if b_pre is None else x - b_pre
+        held = (codes.values, codes.indices, codes.edges, codes.rows, order, begins)
+        ctx.save_for_backward(centred, encoder, *held)
+        ctx.backend = backend
+        return codes.values.clone()
 
 
 class _Decode(torch.autograd.Function):

@@ -102,6 +102,8 @@ def features(
     for option, value in (("partners", partners), ("neighbours", neighbours), ("words", words)):
         if value < 1:
             raise ParameterError(f"{option} must be at least 1; got {value}.")
+    if hasattr(sae, "shards"):
+        raise ParameterError("features reads a whole SAE; load it with SAE.from_pretrained.")
     survey = Survey(
         sae,
         model_or_store,

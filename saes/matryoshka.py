@@ -65,6 +65,7 @@ class MatryoshkaSAE(BatchTopKSAE):
 
     config: MatryoshkaConfig  # pyright: ignore[reportIncompatibleVariableOverride]  never assigned
     config_class: ClassVar[type[SAEConfig]] = MatryoshkaConfig
+    _begin: int = 0  # which latent is the first one here
 
     def _terms(
         self,
@@ -89,9 +90,9 @@ class MatryoshkaSAE(BatchTopKSAE):
         each such run is decoded as a row of its own, and runs add up.
         """
         n, (*starts, _) = len(codes), (0, *(self.config.prefixes or ()))
-        place = codes.rows * self.n_latents + codes.indices
+        place = codes.rows * self.n_latents + codes.indices + self._begin
         rows = torch.arange(n + 1, device=place.device)[:, None] * self.n_latents
         begins = (rows + torch.tensor(starts, device=place.device)).flatten()
         edges = torch.searchsorted(place, begins[: n * len(starts) + 1])
         runs = decode(codes.regrouped(edges), self.decoder, backend=self.backend)
-        return runs.view(n, len(starts), -1).cumsum(1) + self.b_dec
+        return self._summed(runs.view(n, len(starts), -1).cumsum(1)) + self.b_dec

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from interp.distributed import world
 from saes.primitives import resolve
+from saes.shards import is_spread, local
 
 __all__ = [
     "EPS",
@@ -80,21 +82,34 @@ class Optimizer:
         if unit is not None:
             project_gradient(unit)
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(held, self.clip, foreach=True)
+            if any(is_spread(p) for p in held):
+                squares = [_gradient(p).double().square().sum() for p in held]
+                norm = _over_ranks(held, squares).sqrt()
+                for p in held:
+                    _gradient(p).mul_((self.clip / (norm + 1e-6)).clamp_max(1))
+            else:
+                nn.utils.clip_grad_norm_(held, self.clip, foreach=True)
         self._update(held, lr)
         if unit is not None:
-            unit.copy_(unit_rows(unit))
+            local(unit).copy_(unit_rows(local(unit)))
 
     def _step_numba(self, held: list[nn.Parameter], lr: float) -> None:
         from saes import _numba
 
         scale = 1.0
         if self.clip is not None:
-            squares = sum(_numba.squares(_gradient(p), p if p is self.unit else None) for p in held)
-            scale = min(1.0, self.clip / (squares**0.5 + 1e-6))
+            squares = [
+                _numba.squares(_gradient(p), local(p) if p is self.unit else None) for p in held
+            ]
+            if any(is_spread(p) for p in held):
+                total = float(_over_ranks(held, [torch.tensor(s).double() for s in squares]))
+            else:
+                total = sum(squares)
+            scale = min(1.0, self.clip / (total**0.5 + 1e-6))
         for p in held:
-            moments = [self.state[p][name] for name in self.moments]
-            _numba.update(p, _gradient(p), moments, scale, p is self.unit, *self._numbers(lr))
+            moments = [local(self.state[p][name]) for name in self.moments]
+            held_at_1 = p is self.unit
+            _numba.update(local(p), _gradient(p), moments, scale, held_at_1, *self._numbers(lr))
 
     def _update(self, held: list[nn.Parameter], lr: float) -> None:
         raise NotImplementedError
@@ -120,10 +135,10 @@ class Adam(Optimizer):
 
     def _update(self, held: list[nn.Parameter], lr: float) -> None:
         torch.ops.aten._fused_adam_(
-            list(held),
+            [local(p) for p in held],
             [_gradient(p) for p in held],
-            [self.state[p]["exp_avg"] for p in held],
-            [self.state[p]["exp_avg_sq"] for p in held],
+            [local(self.state[p]["exp_avg"]) for p in held],
+            [local(self.state[p]["exp_avg_sq"]) for p in held],
             [],
             [torch.full((), float(self.steps), device=p.device) for p in held],
             lr=lr,
@@ -152,8 +167,8 @@ class Lion(Optimizer):
     def _update(self, held: list[nn.Parameter], lr: float) -> None:
         first, second = LION_BETAS
         for p in held:
-            mean, gradient = self.state[p]["exp_avg"], _gradient(p)
-            p.sub_(torch.lerp(gradient, mean, first).sign_(), alpha=lr)
+            mean, gradient = local(self.state[p]["exp_avg"]), _gradient(p)
+            local(p).sub_(torch.lerp(gradient, mean, first).sign_(), alpha=lr)
             mean.lerp_(gradient, 1 - second)
 
 
@@ -163,7 +178,18 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "lion": Lion}
 
 def _gradient(p: nn.Parameter) -> Tensor:
     assert p.grad is not None  # noqa: S101  parameters without one are left out before
-    return p.grad
+    return local(p.grad)
+
+
+def _over_ranks(held: list[nn.Parameter], squares: list[Tensor]) -> Tensor:
+    """The sum of a number a parameter, over the ranks where these hold other rows; 0-d."""
+    spread = [is_spread(p) for p in held]
+    total = torch.stack([s for s, here in zip(squares, spread, strict=True) if here]).sum()
+    mesh = next(p for p, here in zip(held, spread, strict=True) if here).device_mesh  # pyright: ignore[reportAttributeAccessIssue]
+    with world()._together() as dist:
+        dist.all_reduce(total, group=mesh.get_group())
+    whole = [s for s, here in zip(squares, spread, strict=True) if not here]
+    return total + torch.stack(whole).sum() if whole else total
 
 
 def unit_rows(rows: Tensor) -> Tensor:
@@ -175,5 +201,5 @@ def unit_rows(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def project_gradient(unit: nn.Parameter) -> None:
     """Take off a gradient what would only change the length of its parameter's rows, in place."""
-    rows, gradient = unit_rows(unit), _gradient(unit)
+    rows, gradient = unit_rows(local(unit)), _gradient(unit)
     gradient.sub_(rows * (rows * gradient).sum(-1, keepdim=True))

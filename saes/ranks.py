@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from interp.distributed import World
 from interp.errors import InterpError
 from saes import primitives
+from saes.shards import local
 
 __all__ = ["Ranks"]
 
@@ -85,7 +86,10 @@ class Ranks:
         """Make gradients of `share` times the own loss those of the batch's loss, in place."""
         for p in parameters:
             if p.grad is not None:  # on all processes alike: they run the same graph
-                p.grad = self.world.sum_(p.grad.contiguous())
+                own = local(p.grad)
+                added = self.world.sum_(own.contiguous())
+                if added is not own:
+                    own.copy_(added)
 
     def check_equal(self, parameters: Iterable[nn.Parameter], name: str, step: int) -> None:
         """Refuse to go on where the processes no longer hold the same weights, bit for bit.
@@ -96,7 +100,8 @@ class Ranks:
             They differ; so do all processes' next steps.
         """
         bits = [
-            p.detach().contiguous().view(torch.int32).sum(dtype=torch.int64) for p in parameters
+            local(p.detach()).contiguous().view(torch.int32).sum(dtype=torch.int64)
+            for p in parameters
         ]
         sums = self._side_by_side(torch.stack(bits))
         if bool((sums != sums[0]).any()):

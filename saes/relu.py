@@ -62,7 +62,7 @@ class ReLUSAE(SAE[ReLUConfig]):
         penalty_scale: float,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         z = self._pre_codes(rows).relu()
-        l1 = (z @ self._lengths()).mean()
+        l1 = self._summed((z @ self._lengths()).mean())
         return self._decode(z), z, {"sparsity": penalty_scale * self.config.l1 * l1}
 
     def _lengths(self) -> Tensor:

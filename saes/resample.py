@@ -6,15 +6,13 @@ from torch import Tensor
 from saes.base import SAE
 from saes.optimizer import Optimizer
 from saes.ranks import Ranks
+from saes.shards import WHOLE, local
 from saes.vl import VLSAE
 
 __all__ = ["resample"]
 
 SHARE = 0.2
 """Norm of a new encoder row, as a share of the mean norm of the living ones."""
-
-WHOLE = ("b_dec", "b_decs", "W_skip")
-"""Parameters that are of no latent; all others have a row a latent."""
 
 
 def resample(
@@ -58,13 +56,14 @@ def resample(
             outputs = _unit((_taken(y, chosen, sae.ranks) - sae.b_dec).flatten(1))
         alive = torch.ones(sae.n_latents, dtype=torch.bool, device=x.device)
         alive[latents] = False
-        norms = sae.encoder.norm(dim=1)
+        norms = sae._encoder_norms()
         length = norms[alive].mean() if bool(alive.any()) else norms.mean()
-        sae.encoder[latents] = SHARE * length * inputs
-        sae.decoder[latents] = outputs
-        sae.b_enc[latents] = 0
-        sae.reset_latents(latents)
-        _forget(sae, latents, optimizer)
+        here, own = sae._rows_of(latents)
+        sae.encoder[own] = SHARE * length * inputs[here]
+        sae.decoder[own] = outputs[here]
+        sae.b_enc[own] = 0
+        sae.reset_latents(own)
+        _forget(sae, own, optimizer)
 
 
 def _resample_pairs(
@@ -122,7 +121,7 @@ def _forget(sae: SAE, latents: Tensor, optimizer: Optimizer | torch.optim.Optimi
             continue
         for moment in optimizer.state[parameter].values():
             if moment.shape == parameter.shape:
-                moment[latents] = 0
+                local(moment)[latents] = 0
 
 
 def _unit(rows: Tensor) -> Tensor:

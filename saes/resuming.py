@@ -1,17 +1,18 @@
 """A training on disk: one safetensors file that holds every tensor, and the rest as JSON in it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from interp.distributed import World
 from interp.errors import StoreError
 from interp.runs import write_bytes
+from interp.tensors import pieces
 
 __all__ = ["CHECKPOINT", "check_settings", "read_state", "tell_state", "write_state"]
 
@@ -28,11 +29,17 @@ def write_state(folder: Path, document: dict[str, Any], tensors: dict[str, Tenso
         The folder cannot be written.
     """
     text = json.dumps({"format": FORMAT, **document})
-    write_bytes(folder / CHECKPOINT, save(tensors, {"interp": text}))
+    write_bytes(folder / CHECKPOINT, pieces(tensors, {"interp": text}))
 
 
-def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def read_state(
+    folder: Path, part: Callable[[Any, str], Tensor] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """What `write_state` wrote; None where there is none.
+
+    Parameters
+    ----------
+    part : gives a tensor of the open file, or what is wanted of it, by its name.
 
     Raises
     ------
@@ -45,7 +52,8 @@ def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     try:
         with safe_open(path, "pt") as file:
             document = json.loads((file.metadata() or {})["interp"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            read = part or type(file).get_tensor
+            tensors = {name: read(file, name) for name in file.keys()}  # noqa: SIM118
         version = document.pop("format")
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise StoreError(

@@ -214,7 +214,7 @@ def unit_directions(directions: Dictionary, which: str) -> tuple[Tensor, Tensor]
 
 def _unit(directions: Dictionary, which: str) -> Tensor:
     """Rows [f, d] of length 1 in float64 on the CPU; a row of zeros is nan."""
-    raw: Any = directions.decoder if isinstance(directions, SAE) else directions
+    raw: Any = directions._directions() if isinstance(directions, SAE) else directions
     x = torch.as_tensor(raw).detach().cpu().double()
     if x.ndim != 2 or not len(x):
         raise ShapeError(f"{which} must be directions [f, d]; got {list(x.shape)}.")

@@ -118,17 +118,27 @@ class _KSAE(SAE[K]):
         config = self.config
         if dead is None or not len(dead) or config.auxk == 0:
             return output.new_zeros(())
+        _, own = self._rows_of(dead)
         encoder, decoder, b_enc = (
-            _Rows.apply(p, dead) for p in (self.encoder, self.decoder, self.b_enc)
+            _Rows.apply(p, own) for p in (self.encoder, self.decoder, self.b_enc)
         )
         k_aux = min(config.k_aux or max(1, output.shape[1] // 2), len(dead))
-        codes = encode_topk(rows, encoder, b_enc, k_aux, b_pre=self._b_pre, backend=self.backend)
+        codes = self._largest(rows, encoder, b_enc, k_aux)
         residual = (target - output).detach()
         spread = _spread(residual, self.ranks)
         scale = _spread(target, self.ranks) / torch.where(spread > 0, spread, 1)
         scale = torch.where(spread > 0, scale, 0)
-        error = squared_error(decode(codes, decoder, backend=self.backend), residual)
+        explained = self._summed(decode(codes, decoder, backend=self.backend))
+        error = squared_error(explained, residual)
         return config.auxk * scale.detach() * error
+
+    def _largest(
+        self, rows: Tensor, encoder: Tensor, b_enc: Tensor, k: int, rule: str = "topk"
+    ) -> Codes:
+        """`encode_topk` of some latents."""
+        return encode_topk(
+            rows, encoder, b_enc, k, b_pre=self._b_pre, rule=rule, backend=self.backend
+        )
 
 
 def _spread(rows: Tensor, ranks: "Ranks | None") -> Tensor:
@@ -174,9 +184,7 @@ class TopKSAE(_KSAE[TopKConfig]):
 
     def _codes(self, rows: Tensor, k: int) -> Codes:
         rule = SELECTIONS[self.config.selection]
-        return encode_topk(
-            rows, self.encoder, self.b_enc, k, b_pre=self._b_pre, rule=rule, backend=self.backend
-        )
+        return self._largest(rows, self.encoder, self.b_enc, k, rule)
 
     def _latents(self, rows: Tensor) -> Codes:
         return self._codes(rows, self.config.k)
@@ -248,8 +256,7 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
         found = []
         with torch.no_grad():
             for rows in batches:
-                values = self._chosen(rows, self.config.k).values
-                found.append(values.where(values > 0, torch.inf).amin())
+                found.append(self._least(self._chosen(rows, self.config.k).values))
             least = torch.stack(found)
             least = least[least.isfinite()]
             if len(least):
@@ -263,7 +270,7 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
             )
         least = self.threshold.clamp_min(0)
         if not torch.is_grad_enabled():
-            return self._above(rows, least.expand(self.n_latents))
+            return self._above(rows, least.expand(len(self.encoder)))
         pre = self._pre_codes(rows)
         return torch.where(pre <= least, 0, pre)  # nan shows
 
@@ -297,10 +304,14 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
             self._follow(codes.values.detach())
         return codes
 
+    def _least(self, values: Tensor) -> Tensor:
+        """The smallest positive value; inf where there is none."""
+        positive = values.where(values > 0, torch.inf)
+        return torch.cat([positive, positive.new_full((1,), torch.inf)]).amin()  # or no value
+
     def _follow(self, values: Tensor) -> None:
         """Move the threshold towards the smallest positive value; a batch without one is passed."""
-        least = values.where(values > 0, torch.inf)
-        least = torch.cat([least, least.new_full((1,), torch.inf)]).amin()  # a rank may have none
+        least = self._least(values)
         if self.ranks is not None:
             least = self.ranks.least(least)
         moved = torch.lerp(self.threshold, least, THRESHOLD_RATE)

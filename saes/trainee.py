@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,13 @@ from saes.ranks import Ranks
 from saes.resample import resample
 from saes.rows import Pair, seeded
 from saes.schedules import Schedule
+from saes.sharded import ShardedSAE
+from saes.shards import Shards, is_spread, local
 from saes.threads import one_torch_thread
 from saes.vl import VLSAE
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = ["Options", "Trainee", "default_lr"]
 
@@ -59,6 +65,7 @@ class Trainee:
     device : where it is trained.
     ranks : the processes that share the batches, of which `step` then takes the own rows; all of
         them make the same calls, and stay equal bit for bit. None where there is one.
+    mesh : the processes that share the latents (`ShardedSAE`); None where each holds all.
 
     Raises
     ------
@@ -75,9 +82,11 @@ class Trainee:
         options: Options,
         device: torch.device,
         ranks: Ranks | None = None,
+        mesh: "DeviceMesh | None" = None,
     ) -> None:
         self.name, self.site, self.options, self.ranks = name, site, options, ranks
-        self.sae = _fresh(config, sample, options.seed)
+        self.shards = 1 if mesh is None else mesh.size(1)
+        self.sae = _fresh(config, sample, options.seed, mesh)
         x, y = sample
         target = x if y is None else y
         one = torch.ones(1)
@@ -97,7 +106,7 @@ class Trainee:
         self.optimizer = OPTIMIZERS[options.optimizer](
             self.parameters.values(),
             self.lr,
-            unit=self.sae.decoder if self.sae.unit_norm else None,
+            unit=self.parameters.get("decoder") if self.sae.unit_norm else None,
             clip=options.clip,
             backend=options.backend,
         )
@@ -157,7 +166,7 @@ class Trainee:
             for name, parameter in self.parameters.items():
                 # Early on the mean is of fewer steps: else it would keep the first weights.
                 keep = min(options.ema, done / (done + 9))
-                self.average[name].lerp_(parameter.detach(), 1 - keep)
+                local(self.average[name]).lerp_(local(parameter.detach()), 1 - keep)
         if done % REFRESH == 0:
             self.dead = (self.silent >= options.dead_after).nonzero().flatten()
         if log:
@@ -171,7 +180,7 @@ class Trainee:
         """
         with torch.no_grad():
             for name, mean in self.average.items():
-                self.parameters[name].copy_(mean)
+                local(self.parameters[name]).copy_(local(mean))
         if self.average and self.sae.unit_norm:
             self.sae.normalize_decoder()
         self.sae.ranks = None  # what is left is the same on each of them
@@ -183,7 +192,7 @@ class Trainee:
         return self.sae.eval()
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that the next step depends on."""
+        """Every tensor that the next step depends on; of a sharded SAE as DTensors."""
         state = {f"sae.{k}": v for k, v in self.sae.state_dict().items()}
         for name, parameter in self.parameters.items():
             held = self.optimizer.state.get(parameter, {})
@@ -191,18 +200,33 @@ class Trainee:
         state |= {f"average.{k}": v for k, v in self.average.items()}
         state |= {"silent": self.silent, "dead": self.dead}
         state["steps"] = torch.tensor(self.optimizer.steps)
-        return {k: v.detach().cpu().contiguous() for k, v in state.items()}
+        return {
+            k: v.detach() if is_spread(v) else local(v).detach().cpu().contiguous()
+            for k, v in state.items()
+        }
+
+    def part(self, name: str, file: Any, key: str) -> Tensor:
+        """What `restore` needs here of a tensor of `state` that a file holds whole."""
+        kind, _, rest = name.partition(".")
+        parameter = self.parameters.get(rest.split(".")[0])
+        if kind in ("sae", "moments", "average") and is_spread(parameter):
+            shards: Shards = self.sae.shards  # pyright: ignore[reportAssignmentType]
+            return file.get_slice(key)[shards.start : shards.stop]
+        return file.get_tensor(key)
 
     def restore(self, state: dict[str, Tensor], log: list[dict[str, float]]) -> None:
         """Go back to what `state` gave; the scale follows from the sample and is not in it."""
         device = self.silent.device
         own = {k.removeprefix("sae."): v for k, v in state.items() if k.startswith("sae.")}
-        self.sae.load_state_dict(own)
+        with torch.no_grad():
+            for name, held in self.sae.state_dict(keep_vars=True).items():
+                local(held).copy_(own[name])
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
-                k: state[f"moments.{name}.{k}"].to(device) for k in self.optimizer.moments
+                k: _filled(parameter, state[f"moments.{name}.{k}"]) for k in self.optimizer.moments
             }
-        self.average = {k: state[f"average.{k}"].to(device) for k in self.average}
+        for name, mean in self.average.items():
+            local(mean).copy_(state[f"average.{name}"])
         self.optimizer.steps = int(state["steps"])
         self.silent, self.dead = state["silent"].to(device), state["dead"].to(device)
         self.log = [dict(entry) for entry in log]
@@ -270,11 +294,22 @@ def _copy(function: FunctionType) -> FunctionType:
     return FunctionType(own, function.__globals__, function.__name__, function.__defaults__)
 
 
-def _fresh(config: SAEConfig, sample: Pair, seed: int) -> SAE:
+def _filled(like: Tensor, part: Tensor) -> Tensor:
+    """A tensor like another, of which this part is here."""
+    found = torch.empty_like(like, requires_grad=False)
+    local(found).copy_(part)
+    return found
+
+
+def _fresh(config: SAEConfig, sample: Pair, seed: int, mesh: "DeviceMesh | None") -> SAE:
     """A new SAE of the widths of the sample."""
     x, y = sample
     d_out = None if y is None else y.shape[-1]
-    sae = SAE.from_config(config, x.shape[-1], d_out, generator=seeded(seed, "weights"))
+    generator = seeded(seed, "weights")
+    if mesh is None:
+        sae = SAE.from_config(config, x.shape[-1], d_out, generator=generator)
+    else:
+        sae = ShardedSAE.from_config(config, x.shape[-1], d_out, mesh=mesh, generator=generator)
     who = type(sae).__name__
     if sae.transcodes and y is None:
         raise ShapeError(f"{who} predicts other activations; give train a tuple (X, Y).")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -26,8 +26,14 @@ from saes.ranks import Ranks
 from saes.resuming import CHECKPOINT, check_settings, read_state, tell_state, write_state
 from saes.rows import Batches, Pair, Rows, read_rows
 from saes.schedules import Schedule
+from saes.shard_files import fetching, hand_in
+from saes.shards import data_world, shard_mesh
+from saes.topk import BatchTopKConfig
 from saes.trainee import Options, Trainee
 from saes.training import Training
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 __all__ = ["train"]
 
@@ -69,6 +75,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     optimizer: str = "adam",
     backend: str = "auto",
     device: str = "auto",
+    shards: int = 1,
     log_every: int | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
@@ -125,6 +132,10 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         these for the device and the size, and does not compile. The result says what compiling
         cost.
     device : ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+    shards : how many processes of torchrun's, neighbours, share the latents of each SAE, so that
+        none holds more than its part (`ShardedSAE`, which the result then is). It must divide the
+        processes; the batch is shared among the others. A checkpoint is of the whole SAE, so that
+        any number of shards goes on with it; all processes must see ``out``.
     log_every : steps between two entries of the log; None for about 200 entries.
     checkpoint_every : steps between two checkpoints; None for a tenth of the steps.
     resume : go on from the checkpoint in ``out``, if any; the weights are then those of an unbroken
@@ -173,7 +184,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         checkpoint_every,
         k_start,
     )
-    ranks = _share(party, batch_size, backend)
+    mesh = None if shards == 1 else shard_mesh(shards, who.type)
+    ranks = _share(party, batch_size, backend, configs, mesh)
     rows = read_rows(acts)
     whole = decay == "vl_paper"
     schedule = Schedule(
@@ -199,11 +211,11 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         optimizer=optimizer,
         backend=backend,
     )
-    batches = Batches(rows, batch_size, seed, who, ranks)
+    batches = Batches(rows, batch_size, seed, who, ranks, party)
     sample = rows.sample(party)
     _check_spread(rows.sites, sample)
     trainees = [
-        Trainee(label, one, site, sample[site], options, who, ranks)
+        Trainee(label, one, site, sample[site], options, who, ranks, mesh)
         for label, one, site in _labels(rows, configs)
     ]
     del sample
@@ -225,10 +237,11 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     )
     with flushed_denormals():
         loop.run(first)
+    batches.release()  # before the sample is read once more
     about = dict(provenance or {})
     saes = [_hand_over(t, rows, name, about, settings, party) for t in trainees]
     if folder is not None:
-        party.led(lambda: _save(folder, trainees))
+        _save(folder, trainees, party, first=party.rank < shards)
     return saes[0] if isinstance(config, SAEConfig) and len(saes) == 1 else saes
 
 
@@ -271,11 +284,10 @@ class _Loop:
                 self.progress(done, self.steps, self.words)
             due = done % self.checkpoint_every == 0 or done == self.steps
             if self.folder is not None and due:
-                self.party.led(lambda done=done: self.save(done))
+                self.save(self.folder, done)
 
-    def save(self, done: int) -> None:
+    def save(self, folder: Path, done: int) -> None:
         """Write the checkpoint, in the same form whatever the number of processes."""
-        assert self.folder is not None  # noqa: S101  called where there is one
         tensors = {f"{i}.{k}": v for i, t in enumerate(self.trainees) for k, v in t.state().items()}
         document = {
             "step": done,
@@ -283,7 +295,14 @@ class _Loop:
             "settings": self.settings,
             "logs": [t.log for t in self.trainees],
         }
-        write_state(self.folder, document, tensors)
+
+        def write() -> None:
+            with fetching(tensors) as whole:
+                write_state(folder, document, whole)
+
+        if not self.party.leads and self.party.rank < self.trainees[0].shards:
+            hand_in(tensors)
+        self.party.led(write)
 
 
 def _enter(
@@ -297,7 +316,7 @@ def _enter(
 ) -> int:
     """The step to begin with: 0, or where the checkpoint of the folder stands.
 
-    The first process looks at the folder, and tells the others.
+    The first process looks at the folder, and tells the others; of shards each reads its own.
     """
     if folder is None:
         if resume:
@@ -306,14 +325,27 @@ def _enter(
     tensors: dict[str, Tensor] = {}
 
     def find() -> dict[str, Any] | None:
-        found = _find(folder, settings, resume=resume, force=force)
+        read = (lambda file, key: torch.empty(0)) if trainees[0].shards > 1 else None
+        found = _find(folder, settings, read, resume=resume, force=force)
         tensors.update(found[1] if found else {})
         return found[0] if found else None
+
+    def part(file: Any, key: str) -> Tensor:
+        i, _, name = key.partition(".")
+        return trainees[int(i)].part(name, file, key)
 
     document = party.led(find)
     if document is None:
         return 0
-    tensors = tell_state(tensors, party)
+    if trainees[0].shards > 1:
+        own = read_state(folder, part)
+        if own is None:
+            raise StoreError(
+                f"rank {party.rank} does not see {folder}; shards need one that all do."
+            )
+        tensors = own[1]
+    else:
+        tensors = tell_state(tensors, party)
     for i, trainee in enumerate(trainees):
         own = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
         trainee.restore(own, document["logs"][i])
@@ -321,12 +353,17 @@ def _enter(
 
 
 def _find(
-    folder: Path, settings: dict[str, Any], *, resume: bool, force: bool
+    folder: Path,
+    settings: dict[str, Any],
+    read: Callable[[Any, str], Tensor] | None,
+    *,
+    resume: bool,
+    force: bool,
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """The checkpoint to go on with, if any; with ``force`` it is removed."""
     if folder.is_file():
         raise StoreError(f"{folder} is a file; out takes a folder.")
-    found = None if force else read_state(folder)
+    found = None if force else read_state(folder, read)
     if force or resume or found is None:
         sweep(folder.glob(f".{CHECKPOINT}.*.tmp"))
     if force:
@@ -390,26 +427,46 @@ def _hand_over(
     return sae
 
 
-def _save(folder: Path, trainees: list[Trainee]) -> None:
-    """Write the finished SAEs with their logs."""
+def _save(folder: Path, trainees: list[Trainee], party: World, *, first: bool) -> None:
+    """Write the finished SAEs with their logs; ``first`` are those who hold the SAEs to write."""
     for trainee in trainees:
         place = folder / "sae" if len(trainees) == 1 else folder / "sae" / trainee.name
-        trainee.sae.save_pretrained(place)
-        assert trainee.sae.training_log is not None  # noqa: S101  `_hand_over` has set it
-        trainee.sae.training_log.save(place / "training.json")
+
+        def write(trainee: Trainee = trainee, place: Path = place) -> None:
+            trainee.sae.save_pretrained(place)
+            assert trainee.sae.training_log is not None  # noqa: S101  `_hand_over` has set it
+            trainee.sae.training_log.save(place / "training.json")
+
+        if first and not party.leads:
+            trainee.sae.save_pretrained(place)  # which gives its shards to the first
+        party.led(write)
 
 
-def _share(party: World, batch_size: int, backend: str) -> Ranks | None:
-    """How the processes share a batch; None where there is one."""
+def _share(
+    party: World,
+    batch_size: int,
+    backend: str,
+    configs: list[SAEConfig],
+    mesh: "DeviceMesh | None",
+) -> Ranks | None:
+    """How the processes share a batch; None where there is one, or all share the latents."""
     if party.size == 1:
         return None
+    if backend == "compile":
+        raise ParameterError("train: backend compile is for one process; take auto under torchrun.")
+    if mesh is not None:
+        party = data_world(party, mesh)
+        batched = [c.architecture for c in configs if isinstance(c, BatchTopKConfig)]
+        if batched and party.size > 1:
+            raise ParameterError(
+                f"train: shards of a {batched[0]} SAE, which looks at a batch as a whole, take all "
+                f"processes; start with as many shards as processes."
+            )
     if batch_size < party.size:
         raise ParameterError(
             f"train: batch_size must give each of {party.size} processes a row; got {batch_size}."
         )
-    if backend == "compile":
-        raise ParameterError("train: backend compile is for one process; take auto under torchrun.")
-    return Ranks(party, batch_size)
+    return Ranks(party, batch_size) if party.size > 1 else None
 
 
 def _settling(rows: Rows, site: int, size: int, party: World) -> Iterator[Tensor]:

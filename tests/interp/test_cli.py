@@ -102,7 +102,7 @@ FLAGS = {
     "SAE_CONFIG": "--architecture --arch --n-latents --k --l1 --l0 --set",
     "SAE_TRAINING": "--mode --steps --lr --warmup --decay --decay-steps --penalty-warmup --k-start "
     "--k-steps --dead-after --resample-every --normalize --b-dec --clip --ema --autocast "
-    "--optimizer --backend --log-every --checkpoint-every",
+    "--optimizer --backend --log-every --checkpoint-every --shards",
     "DTYPE": "--dtype",
     "STORE_DTYPE": "--store-dtype",
     "MAX": "--max-length",

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 BATCHES = {"recommended": 4096, "released_code": 512}
 """Rows of a step, by the mode."""
-TIMED = 4
-"""Steps that a dry run takes."""
 
 
 def run(
@@ -133,6 +130,9 @@ def run(
     checkpoint_every: Annotated[
         int | None, typer.Option(help="Steps between checkpoints; else a tenth of them.")
     ] = None,
+    shards: Annotated[
+        int, typer.Option(help="Processes of torchrun that share each SAE's latents.")
+    ] = 1,
     seed: o.Seed = 0,
     dtype: o.Dtype = None,
     max_length: o.MaxLength = None,
@@ -148,7 +148,8 @@ def run(
     """Learn sparse autoencoders in one pass over activations, and write a report.
 
     Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches. Under
-    torchrun the processes share each batch, and the first writes the run.
+    torchrun the processes share each batch, and the first writes the run; with --shards S each S
+    of them share the latents, for an SAE that is too large for one.
     """
     points = o.split_commas(hookpoint)
     pairs = architecture == "vl" and store is None
@@ -179,7 +180,7 @@ def run(
              "b_dec": None if b_dec == "mean" else b_dec, "pool": None if pool == "all" else pool,
              "buffer_rows": None if buffer_rows == 2**16 else buffer_rows,
              "forward_batch_size": forward_batch_size, "image_column": image_column,
-             "text_model": text_model, "prompt": prompt}
+             "shards": None if shards == 1 else shards, "text_model": text_model, "prompt": prompt}
         )  # fmt: skip
         codebook.train_in_model(
             interp.load(str(model), device, dtype, revision, trust_remote_code=trust_remote_code),
@@ -276,7 +277,7 @@ def run(
     if mode == "released_code":
         _released(configs, options, rows.n, steps)
     if dry_run:
-        _show_plan(rows, configs, options, device, as_json)
+        _show_plan(rows, configs, options, device, shards, as_json)
         return
     import saes
 
@@ -309,6 +310,7 @@ def run(
                 configs,
                 out=out,
                 device=device,
+                shards=shards,
                 checkpoint_every=checkpoint_every,
                 resume=goes_on,
                 force=force,
@@ -508,42 +510,25 @@ def _value(text: str) -> Any:
 
 
 def _show_plan(
-    rows: "Rows", configs: "list[SAEConfig]", options: dict[str, Any], device: str, as_json: bool
+    rows: "Rows",
+    configs: "list[SAEConfig]",
+    options: dict[str, Any],
+    device: str,
+    shards: int,
+    as_json: bool,
 ) -> None:
-    """Time a few steps and print what the training would cost."""
-    import saes
+    """Take a few steps and print what the training would cost."""
+    from saes.planning import plan_training
 
-    stamps: list[float] = []
-    learnt = saes.train(
-        rows,
-        configs,
-        device=device,
-        progress=lambda done, total, what: stamps.append(time.perf_counter()),
-        **{**options, "steps": TIMED, "log_every": TIMED, "warmup": 0, "decay_steps": 0,
-           "penalty_warmup": 0, "k_start": None, "resample_every": None},
-    )  # fmt: skip
-    steps, batch = options["steps"], options["batch_size"]
-    seconds = (stamps[-1] - stamps[0]) / (TIMED - 1) * steps
-    if isinstance(rows, saes.ModelRows):
-        seconds += rows.work.plan().seconds * steps * batch / rows.n
-    weights = 4 * sum(p.numel() for sae in learnt for p in sae.parameters())
-    plan = {
-        "rows": rows.n,
-        "steps": steps,
-        "batch_size": batch,
-        "epochs": steps * batch / rows.n,
-        "saes": len(learnt),
-        "bytes": weights,
-        "checkpoint_bytes": 3 * weights,
-        "seconds": seconds,
-    }
+    plan = plan_training(rows, configs, device=device, shards=shards, **options)
     if not speaks():
         return
     if as_json:
-        emit(plan)
+        emit(vars(plan))
         return
     typer.echo(
-        f"{rows.n} rows, {steps} steps of {batch} ({plan['epochs']:.1f} epochs) for {len(learnt)} "
-        f"SAEs: {size(weights)} of weights and a checkpoint of {size(3 * weights)}, about "
-        f"{seconds:.0f} s"
+        f"{plan.rows} rows, {plan.steps} steps of {plan.batch_size} ({plan.epochs:.1f} epochs) for "
+        f"{plan.saes} SAEs: {size(plan.bytes)} of weights and a checkpoint of "
+        f"{size(plan.checkpoint_bytes)}, about {plan.seconds:.0f} s"
+        f"{', ' + size(plan.peak_bytes) + ' of memory' if plan.peak_bytes else ''}"
     )
