@@ -7,7 +7,7 @@ small model. After a tenth, when allocators and caches have settled, until the e
 is looked at two hundred times. Printed are its first and its last value, the slope with its
 standard error (of means of ten neighbouring values, which are nearly independent), and steps per
 second in the first and in the last fifth of that time: of the processor's seconds, which do not
-depend on what else the machine does, and of the clock's. With ``--leak`` a list keeps 4 kB of each
+depend on what else the machine does, and of the clock's. With ``--leak`` a list keeps 16 kB of each
 step, to see that such a leak is found.
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 LOOKS = 200
-LEAKED = 4096
+LEAKED = 16384
 """Bytes that each step leaves behind with ``--leak``."""
 
 
@@ -119,7 +119,7 @@ def judge(at):
 def main():
     parser = argparse.ArgumentParser(description="memory and speed over a long run")
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--leak", action="store_true", help="keep 4 kB of each step")
+    parser.add_argument("--leak", action="store_true", help="keep 16 kB of each step")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--run", choices=("train", "capture"), help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -50,13 +50,13 @@ def test_more_stated_peaks_are_kept(cases):
 def test_memory_and_speed_stay_over_ten_thousand_steps():
     program = ROOT / "examples" / "long_run.py"
     found = json.loads(run(program, "--json", timeout=3000))
-    leaky = json.loads(run(program, "--json", "--steps", 3000, "--leak", timeout=3000))
-    print(json.dumps({"found": found, "with a leak of 4 kB a step": leaky}, indent=1))
+    leaky = json.loads(run(program, "--json", "--leak", timeout=3000))
+    print(json.dumps({"found": found, "with a leak of 16 kB a step": leaky}, indent=1))
     for name, f in found.items():
         assert f["growth"] < max(0.01 * f["first"], 2e6), name
-        assert f["slope"] < 400, name  # a tenth of the leak that the other arm sees
+        assert f["slope"] < 400, name
         assert f["speeds"][1] > 0.5 * f["speeds"][0], name  # other work may share the machine
-        assert leaky[name]["slope"] > 2000, name
+        assert leaky[name]["slope"] > 10_000 and leaky[name]["growth"] > 20e6, name
 
 
 @pytest.mark.slow
