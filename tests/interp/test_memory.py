@@ -47,11 +47,12 @@ def test_more_stated_peaks_are_kept(cases):
 
 
 @pytest.mark.slow
-def test_memory_and_speed_stay_over_ten_thousand_steps():
+def test_memory_and_speed_stay_over_ten_thousand_steps(capsys):
     program = ROOT / "examples" / "long_run.py"
     found = json.loads(run(program, "--json", timeout=3000))
     leaky = json.loads(run(program, "--json", "--leak", timeout=3000))
-    print(json.dumps({"found": found, "with a leak of 16 kB a step": leaky}, indent=1))
+    with capsys.disabled():
+        print(json.dumps({"found": found, "with a leak of 16 kB a step": leaky}, indent=1))
     for name, f in found.items():
         assert f["growth"] < max(0.01 * f["first"], 2e6), name
         assert f["slope"] < 400, name
@@ -60,7 +61,8 @@ def test_memory_and_speed_stay_over_ten_thousand_steps():
 
 
 @pytest.mark.slow
-def test_a_store_larger_than_memory_is_written_read_and_trained_from():
+def test_a_store_larger_than_memory_is_written_read_and_trained_from(capsys):
     said = run(ROOT / "examples" / "big_store.py", "--gigabytes", BIG, timeout=7200)
-    print(said)
+    with capsys.disabled():
+        print(said)
     assert [line.split()[0] for line in said.splitlines()[1:]] == ["write", "read", "train"]
