@@ -4,6 +4,7 @@ Every function works without torchrun too, where there is one process and nothin
 Between processes only tensors and JSON travel, no pickles.
 """
 
+import atexit
 import datetime
 import json
 import os
@@ -34,7 +35,8 @@ class World:
     rank : 0 to ``size - 1``.
     size : how many there are, 1 without torchrun.
     local_rank : which one it is on its host; the number of its CUDA device.
-    restarted : whether torchrun started the processes again, after one had died.
+    restarted : whether torchrun started this process again, after one had died; the processes of
+        other hosts need not know (`again`).
     """
 
     rank: int = 0
@@ -47,13 +49,28 @@ class World:
         """Whether this is the process that speaks, and writes what there is one of."""
         return self.rank == 0
 
+    def again(self) -> bool:
+        """Whether torchrun started any of the processes again, to go on with what they did."""
+        return any(self.gather(self.restarted))
+
     def start(self) -> None:
         """Meet the others, once; the first thing that is sent does it by itself."""
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
-        if self.size > 1 and not dist.is_initialized():
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        if self.size == 1 or dist.is_initialized():
+            return
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        atexit.register(self.stop)  # its threads must not outlive the interpreter
+        if not self.restarted or os.environ.get("LOCAL_WORLD_SIZE") != str(self.size):
             dist.init_process_group(backend, timeout=PATIENCE)
+            return
+        # torchrun keeps one store over its restarts, where the addresses of the dead still are. The
+        # count of restarts is a host's own, so it can tell them apart on one host alone.
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        fresh = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        dist.init_process_group(backend, timeout=PATIENCE, world_size=size, rank=rank, store=fresh)
 
     def stop(self) -> None:
         """Part from the others, if they have met."""

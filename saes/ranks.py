@@ -108,9 +108,9 @@ class Ranks:
     def encode_batch_topk(
         self, x: Tensor, encoder: Tensor, b_enc: Tensor, k: int, backend: str
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """This process's part of `primitives.encode_batch_topk` of the batch.
+        """The part of `primitives.encode_batch_topk` of the batch that is of this process's rows.
 
-        Values [m], indices [m], offsets [own rows + 1]: of the total * k slots those of its rows,
+        Values [m], indices [m], offsets [own rows + 1]: of the total * k slots those of the rows,
         without the ones that hold 0. Of equal values at the cut the first of the batch are taken.
 
         Each process offers its greatest values, twice as many as its part would be and more as

@@ -216,7 +216,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         **asdict(schedule),
         "log_every": log_every or max(1, steps // LOGGED),
     }
-    again = party.restarted and folder is not None
+    again = folder is not None and party.again()
     first = _enter(
         folder, settings, trainees, party, resume=resume or again, force=force and not again
     )

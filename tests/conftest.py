@@ -216,7 +216,7 @@ def real() -> Path:
     return Path(path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def torchrun() -> Callable[..., subprocess.CompletedProcess[str]]:
     """``torchrun(n, "script.py", …)`` or ``torchrun(n, "-m", "interp", …)`` on this host."""
 

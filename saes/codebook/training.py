@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from interp.distributed import world
 from interp.errors import ParameterError, StoreError
 from interp.hooks import evaluating
 from interp.live import live
@@ -109,10 +110,13 @@ def train_codebooks(
     Raises
     ------
     ParameterError
-        A setting is outside what it allows, or the loss became nan.
+        A setting is outside what it allows, the loss became nan, or torchrun started several
+        processes.
     StoreError
         ``out`` cannot be written, or holds a training with other settings.
     """
+    if world().size > 1:
+        raise ParameterError("train_codebooks runs in one process; start it without torchrun.")
     _check(books, steps, lr, model_lr, clip, init, replace_every, accumulate, autocast, k_start)
     k_steps = k_steps or max(2, steps // 2)
     schedule = Schedule(

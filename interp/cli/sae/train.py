@@ -12,7 +12,6 @@ from interp.cli import options as o
 from interp.cli.capture import show_plan, size
 from interp.cli.report import command_of
 from interp.cli.shell import bar, emit, note, say_notes, speaks, table
-from interp.distributed import world
 from interp.errors import InterpError, ParameterError
 
 if TYPE_CHECKING:
@@ -145,7 +144,8 @@ def run(
 ) -> None:
     """Learn sparse autoencoders in one pass over activations, and write a report.
 
-    Under torchrun the processes share each batch; the first writes the run. Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches.
+    Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches. Under
+    torchrun the processes share each batch, and the first writes the run.
     """
     points = o.split_commas(hookpoint)
     pairs = architecture == "vl" and store is None
@@ -154,12 +154,13 @@ def run(
             "interp sae train takes MODEL and DATA, or --store STORE, and --hookpoint such as "
             "resid_post.3."
         )
+    from interp.distributed import world
     from interp.runs import Run, find_run
 
     _architectures(architecture, points, target, mode)
     party = world()
     _one_process(party.size, architecture, stored=store is not None)
-    if party.restarted:  # by torchrun, with the arguments of the first start
+    if party.again():  # by torchrun, with the arguments of the first start
         resume, force = True, False
     earlier = None
     if not dry_run:  # refuse before anything is read
