@@ -78,7 +78,8 @@ def train(store, size, steps):
     acts = interp.ActivationStore.open(store)["embed"]
     config = saes.TopKConfig(n_latents=1024, k=16)
     sae = saes.train(acts, config, steps=steps, batch_size=1024, out=store.parent / "run")
-    print(f"FVU {sae.training_log.fvu[0]:.3f} to {sae.training_log.fvu[-1]:.3f}", file=sys.stderr)
+    fvu = sae.training_log.fvu  # pyright: ignore[reportOptionalMemberAccess]  train sets it
+    print(f"FVU {fvu[0]:.3f} to {fvu[-1]:.3f}", file=sys.stderr)
     return steps * 1024 * WIDTH * 4
 
 
@@ -104,7 +105,7 @@ def stage(name, store, size, limit, steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="a store larger than memory")
     parser.add_argument("--gigabytes", type=float, default=20)
     parser.add_argument("--limit", type=float, default=2, help="GB of memory of a process")
     parser.add_argument("--steps", type=int, default=200)

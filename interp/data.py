@@ -3,6 +3,9 @@
 `read` takes a path (csv, tsv, jsonl, json, parquet, txt, safetensors, a folder of images in class
 folders), ``hf:NAME[split]``, ``file.py:factory``, ``demo:NAME``, or in Python a list of strings, a
 DataFrame, a tensor. Columns are named or found; what was found is in the data set's notes.
+
+Texts and columns are held in memory, activations need not be. Data that do not fit are read in
+parts, a store each: a file a part, or ``hf:NAME[train[:10%]]``, ``hf:NAME[train[10%:20%]]``, ….
 """
 
 import hashlib
@@ -27,7 +30,7 @@ TEXT_COLUMNS = ("text", "statement", "sentence", "question", "prompt", "content"
 LABEL_COLUMNS = ("label", "labels", "target", "class", "answer", "y")
 GROUP_COLUMNS = ("group", "group_id", "pair", "pair_id", "document", "file")
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".npz"}
-HF = re.compile(r"hf:(?P<name>[^\[\]]+)(?:\[(?P<split>[^\[\]]+)\])?")
+HF = re.compile(r"hf:(?P<name>[^\[\]]+)(?:\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\])?")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,4 +52,4 @@ def pieces(
     for name in order:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         for part in flat.split(PIECE):
-            yield memoryview(part.numpy())
+            yield cast(Any, part.numpy()).data

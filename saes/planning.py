@@ -34,8 +34,9 @@ class TrainingPlan:
     seconds : estimated from a few steps.
     peak_bytes : the most memory that it takes, all of this process together (`interp.memory`): the
         weights, gradients, moments and a mean of weights, the chunk of rows that is shuffled, a
-        model that gives them, and what a step needs besides. Not counted is the loss of dead
-        latents, as none is dead in the first steps. 0 where the system does not tell.
+        model that gives them, and what a step needs besides. Not counted is AuxK, as no latent is
+        dead in the first steps: while nearly all are, it takes twice the weights more. 0 where the
+        system does not tell.
     """
 
     rows: int
@@ -74,8 +75,10 @@ def plan_training(
     rows = read_rows(acts)
     unwanted = {"out", "resume", "force", "name", "provenance", "progress", "checkpoint_every"}
     kept = {k: v for k, v in options.items() if k not in unwanted}
-    few: dict[str, Any] = {"steps": TIMED, "log_every": TIMED, "warmup": 0, "decay_steps": 0,
-                           "penalty_warmup": 0, "k_start": None, "resample_every": None}  # fmt: skip
+    few: dict[str, Any] = {
+        "steps": TIMED, "log_every": TIMED, "warmup": 0, "decay_steps": 0, "penalty_warmup": 0,
+        "k_start": None, "resample_every": None,
+    }  # fmt: skip
     stamps: list[float] = []
     with PeakMemory() as held:
         learnt = train(

@@ -166,7 +166,7 @@ class _Rows(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None]:
         (rows,) = ctx.saved_tensors
-        return grad_outputs[0].new_zeros(ctx.shape).index_copy(0, rows, grad_outputs[0]), None
+        return grad_outputs[0].new_zeros(ctx.shape).index_copy_(0, rows, grad_outputs[0]), None
 
 
 class TopKSAE(_KSAE[TopKConfig]):

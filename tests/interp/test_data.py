@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import interp
+from interp.data import name_of
 from interp.errors import DataError, InterpError, ParameterError
 
 TEXTS = ["NA", "null", "é \u2028 ü\u0085 x", '"quoted, text"', "  spaced  "]
@@ -194,6 +195,21 @@ def test_a_missing_file_and_a_wrong_value():
         interp.read("demo:nothing")
     with pytest.raises(DataError, match="not to be had.*give a local file"):
         interp.read("hf:nobody/has-this-7f3a[train]")
+
+
+def test_a_part_of_a_split_is_asked_for(monkeypatch):
+    import datasets
+
+    asked = []
+    table = datasets.Dataset.from_dict({"text": ["a", "b"]})
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, split: asked.append((name, split)) or table
+    )
+    for spec in ("hf:us/it", "hf:us/it[test]", "hf:us/it[train[10%:20%]]"):
+        assert interp.read(spec).inputs == ["a", "b"] and name_of(spec) == "it"
+    assert asked == [("us/it", s) for s in ("train", "test", "train[10%:20%]")]
+    with pytest.raises(DataError, match="no file or folder"):
+        interp.read("hf:us/it[train[1][2]]")
 
 
 def make_images(folder):

@@ -1,6 +1,7 @@
 """The store: what is read equals what was held; what is damaged is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -241,3 +242,26 @@ def test_columns_of_any_kind_come_back(tmp_path):
     assert store.rows["text"].tolist() == frame["text"].tolist()
     assert store.rows["label"].isna().tolist() == [False, False, True, False]
     assert [str(v) for v in store.rows["mixed"][:2]] == ["a", "3"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts the bytes read in /proc")
+def test_neighbouring_rows_are_read_together_and_nothing_besides(tmp_path):
+    x = torch.randn(5000, 64, generator=torch.Generator().manual_seed(0))
+    interp.capture(torch.nn.Sequential(torch.nn.Identity()), x, "0", out=tmp_path / "s")
+    acts = interp.ActivationStore.open(tmp_path / "s")["0"]
+    blocks = (np.array([3, 40, 17, 70])[:, None] * 64 + np.arange(64)).ravel()
+    mixed = np.concatenate([blocks, [9, 4999, 4095, 4096, 4097]])
+    _ = acts[[0, 4999]]  # the headers, which are read once
+
+    def said():
+        fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        return int(fields["rchar"])
+
+    said()
+    before = said()
+    own = said() - before  # what asking reads
+    before = said()
+    found = acts[blocks]
+    taken = said() - before - own
+    assert torch.equal(found, x[blocks]) and torch.equal(acts[mixed], x[mixed])
+    assert abs(taken - 4 * 64 * 64 * 4) < 64  # the count in /proc is a digit longer then

@@ -1,0 +1,68 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and forks")
+
+ROOT = Path(__file__).parents[2]
+BIG = os.environ.get("INTERP_BIG_STORE", "3")
+"""Gigabytes of the large store."""
+
+
+def run(*arguments, timeout=600):
+    """The standard output of a program, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """``cases("capture all", …)``: bytes before, stated and taken."""
+    script = Path(__file__).with_name("memory_cases.py")
+    return lambda *names: json.loads(run(script, *names))
+
+
+def close(found):
+    """Stated within a fifth of what was taken, which imports alone are not."""
+    for name, (before, stated, taken) in found.items():
+        assert 0.8 < stated / taken < 1.2, (name, before, stated, taken)
+        assert before / taken < 0.8, (name, before, stated, taken)
+
+
+def test_the_stated_peaks_of_a_capture_and_of_a_training_are_kept(cases):
+    close(cases("capture all", "train from a store"))
+
+
+@pytest.mark.slow
+def test_more_stated_peaks_are_kept(cases):
+    close(cases("capture last", "train wide", "train from a model"))
+
+
+@pytest.mark.slow
+def test_memory_and_speed_stay_over_ten_thousand_steps(capsys):
+    program = ROOT / "examples" / "long_run.py"
+    found = json.loads(run(program, "--json", timeout=3000))
+    leaky = json.loads(run(program, "--json", "--leak", timeout=3000))
+    with capsys.disabled():
+        print(json.dumps({"found": found, "with a leak of 16 kB a step": leaky}, indent=1))
+    for name, f in found.items():
+        assert f["growth"] < max(0.01 * f["first"], 2e6), name
+        assert f["slope"] < 400, name
+        assert f["speeds"][1] > 0.5 * f["speeds"][0], name  # other work may share the machine
+        assert leaky[name]["slope"] > 10_000 and leaky[name]["growth"] > 20e6, name
+
+
+@pytest.mark.slow
+def test_a_store_larger_than_memory_is_written_read_and_trained_from(capsys):
+    said = run(ROOT / "examples" / "big_store.py", "--gigabytes", BIG, timeout=7200)
+    with capsys.disabled():
+        print(said)
+    assert [line.split()[0] for line in said.splitlines()[1:]] == ["write", "read", "train"]
