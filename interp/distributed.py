@@ -7,7 +7,6 @@ Between processes only tensors and JSON travel, no pickles.
 import datetime
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp import errors
-from interp.errors import InterpError, ParameterError
+from interp.errors import ParameterError
 
 __all__ = ["World", "world"]
 
@@ -33,13 +31,11 @@ class World:
     rank : 0 to ``size - 1``.
     size : how many there are, 1 without torchrun.
     local_rank : which one it is on its host; the number of its CUDA device.
-    restarted : whether torchrun started the processes again after one of them failed.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    restarted: bool = False
 
     @property
     def leads(self) -> bool:
@@ -84,23 +80,6 @@ class World:
             json.loads(bytes(t[: int(n)].tolist())) for t, n in zip(texts, lengths, strict=True)
         ]
 
-    def led(self, work: Callable[[], Any]) -> Any:
-        """What the first process makes of something: its JSON value, or its error, on all."""
-        value, error = None, None
-        if self.leads:
-            try:
-                value = work()
-            except InterpError as caught:
-                error = caught
-        if self.size > 1:
-            told = error and {"class": type(error).__name__, "text": str(error)}
-            value, told = self.gather([value, told])[0]
-            if told and error is None:
-                error = getattr(errors, told["class"], InterpError)(told["text"])
-        if error is not None:
-            raise error
-        return value
-
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over the processes, in place; all get the same bits."""
         if self.size > 1:
@@ -131,4 +110,4 @@ def world() -> World:
             f"the environment has {given}, where torchrun sets {', '.join(names)} to numbers; "
             "start interp with torchrun, or unset them."
         ) from error
-    return World(rank, size, local, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0")
+    return World(rank, size, local)
