@@ -71,7 +71,8 @@ def _refuse_odd(manifest: Mapping[str, Any]) -> None:
     for shard in manifest["shards"]:
         if not re.fullmatch(SHARD_NAME, shard["file"]):
             raise StoreError(
-                f"the manifest names {shard['file']!r}, which is no file of the store."
+                f"the manifest names {shard['file']!r}, which is no file of the store; capture it "
+                "again with --force."
             )
         first, stop = shard["documents"]
         counts = [shard["rows"][name] for name in points]
