@@ -64,7 +64,7 @@ class Kill:
 
 def main() -> int:
     """Run the trials and print their table; 1 where one went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Kill a command at random moments and resume it.")
     parser.add_argument("--what", choices=COMMANDS, default="capture")
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -92,10 +92,8 @@ def trials(folder: Path, what: str, times: int, seed: int, fresh: bool = False) 
     print("trial  signal   at s  exit  left                                  outcome", flush=True)
     wrong = kills = 0
     for trial in range(times):
-        faults: list[str] = []
-        rows: list[Kill] = []
+        place, rows = folder / f"trial-{trial}", []
         while not rows:  # a run that ended before its kill was no trial
-            place = folder / f"trial-{trial}"
             shutil.rmtree(place, ignore_errors=True)
             rows = list(killed(argv, place, draw, min(took), trial, what, fresh))
         code, said = run(resuming(argv), place, fresh)
