@@ -252,6 +252,7 @@ class Run:
         earlier = _find(self.path, resume=resume, force=force)
         if earlier is not None and (force or earlier.get(CLEARING)):
             self._clear()
+            earlier = None
         elif earlier is not None and earlier != self.config:
             keys = earlier.keys() | self.config.keys()
             changed = sorted(k for k in keys if earlier.get(k) != self.config.get(k))
