@@ -41,7 +41,8 @@ PATIENCE = 300.0
 TIMES = ("seconds", "argv", "rows_per_second", "compile_seconds")
 """What of a file may differ: how long things took, and that the last start had --resume."""
 COMMANDS = {
-    "capture": "capture demo:pylm ../texts.csv -p resid_post.* --batch-size 8 --out out",
+    "capture": "capture demo:pylm ../texts.csv -p resid_post.* --batch-size 8"
+    f" --shard-rows {SHARD} --out out",
     "train": f"sae train --store ../acts -p resid_post.2 --out out --steps {STEPS} --batch-size 128"
     f" --n-latents 512 --k 16 --checkpoint-every {EVERY} --log-every 4 --backend eager",
     "probe": "probe demo:pylm ../texts.csv -p resid_post.1 -p resid_post.2 --label-column many"

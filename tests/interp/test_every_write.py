@@ -14,7 +14,6 @@ import pytest
 
 import dashboards
 import interp
-import interp.capturing
 import saes
 from interp.errors import StoreError
 from interp.runs import Run, write_text
@@ -149,11 +148,10 @@ HOW = pytest.mark.parametrize("how", ["kill", "interrupt", "full"])
 
 
 @HOW
-def test_capture(how, gpt2, texts, tmp_path, monkeypatch, compare):
-    monkeypatch.setattr(interp.capturing, "SHARD_ROWS", 5)
-
+def test_capture(how, gpt2, texts, tmp_path, compare):
     def work(out, resume):
-        interp.capture(gpt2, texts, ["embed", "resid_post.1"], pool="all", out=out, resume=resume)
+        points = ["embed", "resid_post.1"]
+        interp.capture(gpt2, texts, points, pool="all", out=out, resume=resume, shard_rows=5)
 
     exhaust(work, tmp_path, compare, how, least=20)  # manifest and rows, 3 shards, 4 manifests
 
