@@ -73,7 +73,8 @@ def write_bytes(path: str | Path, data: bytes | Iterable[bytes | memoryview]) ->
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
-                file.writelines([data] if isinstance(data, bytes) else data)
+                for piece in [data] if isinstance(data, bytes) else data:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
