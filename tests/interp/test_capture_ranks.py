@@ -45,7 +45,7 @@ store = interp.capture("demo:pylm", data, ["embed", "resid_post.*"], out=out, **
 whole = interp.capture("demo:pylm", data, ["embed", "resid_post.*"], pool="last", batch_size=3)
 for name in whole.hookpoints:  # in memory each process has all of it
     assert torch.allclose(whole[name][:], store[name][:], atol=1e-4)
-print("rank", world().rank, "read", len(store["embed"]))
+sys.stdout.write(f"rank {world().rank} read {len(store['embed'])}\\n")  # in one piece
 """
 
 

@@ -4,6 +4,7 @@ from interp.distributed import World, world
 from interp.errors import ParameterError
 
 TALK = """
+import sys
 import torch
 from interp.distributed import world
 w = world()
@@ -14,7 +15,7 @@ total = w.sum_(torch.full((3,), float(w.rank + 1)))
 assert total.tolist() == [w.size * (w.size + 1) / 2] * 3
 w.wait()
 w.stop()
-print("rank", w.rank, "of", w.size)
+sys.stdout.write(f"rank {w.rank} of {w.size}\\n")  # in one piece: others write too
 """
 
 
