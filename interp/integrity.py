@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import StoreError
+from interp.locking import holding
 from interp.manifest import (
     MANIFEST,
     RANK_LIST,
@@ -147,9 +148,14 @@ def repair(path: str | Path, progress: Progress | None = None) -> tuple[str, ...
     Raises
     ------
     StoreError
-        There is no manifest, or it cannot be read or written.
+        There is no manifest, it cannot be read or written, or another process writes here.
     """
     path = Path(path)
+    with holding(path):
+        return _repair(path, progress)
+
+
+def _repair(path: Path, progress: Progress | None) -> tuple[str, ...]:
     found = verify(path, progress)
     manifest = read_manifest(path, altered=True)
     temporary = [path / f.file for f in found.left if f.state == "left over"]

@@ -49,7 +49,9 @@ def read_manifest(path: Path, *, altered: bool = False, name: str = MANIFEST) ->
             f"the manifest of the store {path} is damaged ({text}); capture it again with --force."
         ) from error
     if version != FORMAT:
-        raise StoreError(f"the store {path} has format {version}; this interp reads {FORMAT}.")
+        raise StoreError(
+            f"the store {path} has format {version!r:.40}; this interp reads {FORMAT}."
+        )
     if not sealed and not altered:
         raise StoreError(
             f"the manifest of the store {path} is not as it was written: its checksum differs; its "

@@ -55,8 +55,10 @@ ADVICE = "; free some space, then start it again, with --resume where there is o
 PACKAGES = ("interp", "torch", "transformers", "scikit-learn", "numpy", "plotly", "safetensors")
 
 
-def write_bytes(path: str | Path, data: bytes) -> Path:
+def write_bytes(path: str | Path, data: bytes | Iterable[bytes | memoryview]) -> Path:
     """Write a file beside its final name, flush it to the disk, then rename it into place.
+
+    ``data`` is all of it, or its pieces in their order.
 
     Raises
     ------
@@ -71,7 +73,8 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:
-                file.write(data)
+                for piece in [data] if isinstance(data, bytes) else data:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from interp.errors import LayerNotFound, ShapeError, StoreError, closest
 from interp.loading import DTYPES
 from interp.manifest import FORMAT, TABLE, inside, read_manifest
 from interp.runs import write_bytes
+from interp.tensors import pieces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,19 +109,29 @@ class Matrix:
             yield self[start : start + size]
 
     def _range(self, start: int, stop: int) -> Tensor:
-        pieces = []
+        if stop == start:
+            return torch.empty((0, *self.shape[1:]), dtype=self.dtype)
+        out = None
         for part, first in zip(self._parts, self._starts, strict=False):
             a, b = max(start - first, 0), min(stop - first, part.rows)
-            if a < b:
-                pieces.append(part.read(slice(int(a), int(b))))
-        if not pieces:
-            return torch.empty((0, *self.shape[1:]), dtype=self.dtype)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            if a >= b:
+                continue
+            rows = part.read(slice(int(a), int(b)))
+            if len(rows) == stop - start:
+                return rows
+            if out is None:
+                out = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
+            out[first + a - start : first + b - start] = rows
+        assert out is not None  # noqa: S101  the range is one of the store's
+        return out
 
     def _gather(self, index: np.ndarray) -> Tensor:
-        out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
         which = np.searchsorted(self._starts, index, side="right") - 1
-        for i in np.unique(which):
+        found = np.unique(which)
+        if len(found) == 1:
+            return self._parts[found[0]].read(index - self._starts[found[0]])
+        out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        for i in found:
             mine = np.flatnonzero(which == i)
             out[torch.from_numpy(mine)] = self._parts[i].read(index[mine] - self._starts[i])
         return out
@@ -154,7 +164,8 @@ class Part:
             array = np.memmap(self.path, stored, "r", offset=offset, shape=shape)
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from error
-        copied = torch.from_numpy(np.array(array[rows]))
+        read = array[rows]  # a view for a slice, a copy for a list of rows
+        copied = torch.from_numpy(np.array(read) if isinstance(rows, slice) else np.asarray(read))
         return copied.view(dtype) if copied.dtype != dtype else copied
 
     def _unreadable(self, error: Exception) -> StoreError:
@@ -206,14 +217,15 @@ class ActivationStore:
     def __init__(
         self,
         manifest: dict[str, Any],
-        rows: "pd.DataFrame",
+        rows: "pd.DataFrame | None",
         parts: Mapping[str, Sequence[Part]],
         path: Path | None = None,
         tokens: Mapping[str, "pd.DataFrame"] | None = None,
     ) -> None:
         self.manifest = manifest
         self.path = path
-        self._documents = rows
+        if rows is not None:
+            self._documents = rows
         self._parts = parts
         self._tokens = dict(tokens or {})
 
@@ -280,8 +292,8 @@ class ActivationStore:
                 f"the store {path} is not complete; go on with its capture (--resume)."
             )
         parts = _parts(path, manifest)
-        rows = _read_table(path, manifest)
-        return cls(manifest, rows, parts, path)
+        _read_table(path, manifest, whole=False)
+        return cls(manifest, None, parts, path)
 
     def verify(self, progress: "Callable[[int, int, str], None] | None" = None) -> "Verification":
         """Read every file of the store and compare it with the checksums of the manifest.
@@ -313,7 +325,13 @@ class ActivationStore:
     @property
     def n(self) -> int:
         """Rows of the data: documents, or images."""
-        return len(self._documents)
+        return int(self.manifest["n"]) if self.path is not None else len(self._documents)
+
+    @cached_property
+    def _documents(self) -> "pd.DataFrame":
+        """The columns kept from the data: texts take memory, so only where they are wanted."""
+        assert self.path is not None  # noqa: S101  a store in memory was given them
+        return _read_table(self.path, self.manifest)
 
     def __getitem__(self, hookpoint: str) -> Matrix:
         for entry in self.manifest["hookpoints"]:
@@ -402,8 +420,8 @@ def _parts(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[Part]]:
     }
 
 
-def _read_table(path: Path, manifest: Mapping[str, Any]) -> "pd.DataFrame":
-    """The columns kept from the data."""
+def _read_table(path: Path, manifest: Mapping[str, Any], *, whole: bool = True) -> "pd.DataFrame":
+    """The columns kept from the data; not ``whole``, only the file's end is read and checked."""
     import pandas as pd
 
     try:
@@ -412,10 +430,10 @@ def _read_table(path: Path, manifest: Mapping[str, Any]) -> "pd.DataFrame":
             raise ValueError("it is missing")
         if entry is not None and file.stat().st_size != entry["bytes"]:
             raise ValueError(f"it has not the {entry['bytes']:,} bytes that were written")
-        rows = pd.read_parquet(file)
-        if not len(rows.columns):  # of a tensor: parquet keeps no number of rows without a column
+        rows = pd.read_parquet(file, columns=None if whole else [])
+        if whole and not len(rows.columns):  # of a tensor: parquet then counts no rows
             rows = pd.DataFrame(index=range(manifest["n"]))
-        if len(rows) != manifest["n"]:
+        if whole and len(rows) != manifest["n"]:
             raise ValueError(f"it has {len(rows)} rows, and the store {manifest['n']}")
     except StoreError:
         raise
@@ -443,6 +461,12 @@ def read_header(file: Path) -> tuple[bytes, int, int]:
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a shard beside its name, then rename it; its sha256."""
-    data = save({k: v.contiguous() for k, v in tensors.items()})
-    write_bytes(path, data)
-    return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for piece in pieces(tensors):
+            digest.update(piece)
+            yield piece
+
+    write_bytes(path, hashed())
+    return digest.hexdigest()

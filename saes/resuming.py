@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from interp.distributed import World
 from interp.errors import StoreError
 from interp.runs import write_bytes
+from interp.tensors import pieces
 
 __all__ = ["CHECKPOINT", "check_settings", "read_state", "tell_state", "write_state"]
 
@@ -28,7 +28,7 @@ def write_state(folder: Path, document: dict[str, Any], tensors: dict[str, Tenso
         The folder cannot be written.
     """
     text = json.dumps({"format": FORMAT, **document})
-    write_bytes(folder / CHECKPOINT, save(tensors, {"interp": text}))
+    write_bytes(folder / CHECKPOINT, pieces(tensors, {"interp": text}))
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

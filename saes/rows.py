@@ -193,7 +193,7 @@ class Batches:
         self.rows, self.size, self.seed, self.device = rows, size, seed, device
         self._world = ALONE if ranks is None else ranks.world
         self._own = slice(0, size) if ranks is None else ranks.own
-        self._plan: tuple[int, list[list[int]], list[int]] | None = None
+        self._plan: tuple[int, list[Tensor], list[int]] | None = None
         self._held: tuple[int, int, list[Pair], Tensor] | None = None
 
     def __getitem__(self, step: int) -> list[Pair]:
@@ -209,7 +209,12 @@ class Batches:
             if len(mine):
                 parts.append([Pair(x[mine], None if y is None else y[mine]) for x, y in pairs])
             first += len(here)
+            del pairs, order  # a chunk that is used up goes before the next one comes
         return [_joined(site) for site in zip(*parts, strict=True)]
+
+    def release(self) -> None:
+        """Let the chunk at hand go; it is read again if it is asked for."""
+        self._held = None
 
     def _chunk(self, epoch: int, within: int) -> tuple[list[Pair], Tensor, int]:
         """The chunk that holds an epoch's row, the order of its rows, and its first row."""
@@ -219,7 +224,7 @@ class Batches:
         i = int(np.searchsorted(starts, within, side="right")) - 1
         if self._held is None or self._held[:2] != (epoch, i):
             self._held = None  # let the old chunk go before the new one comes
-            read = self.rows.read_among(chunks[i], self._world)
+            read = self.rows.read_among(chunks[i].tolist(), self._world)
             to = self.device
             pairs = [Pair(x.to(to), None if y is None else y.to(to)) for x, y in read]
             generator = seeded(self.seed, "rows", epoch, i)
@@ -227,15 +232,15 @@ class Batches:
             self._held = (epoch, i, pairs, order)
         return self._held[2], self._held[3], starts[i]
 
-    def _deal(self, epoch: int) -> tuple[list[list[int]], list[int]]:
+    def _deal(self, epoch: int) -> tuple[list[Tensor], list[int]]:
         """An epoch's chunks of units, each sorted so that it is read in order, and their starts."""
         lengths = self.rows.lengths
         order = torch.randperm(len(lengths), generator=seeded(self.seed, "units", epoch))
         before = lengths[order].cumsum(0) - lengths[order]
         count = math.ceil(self.rows.n / self.rows.chunk_rows)
         which = before * count // self.rows.n
-        chunks = [sorted(order[which == i].tolist()) for i in range(count)]
-        chunks = [c for c in chunks if c]
+        counts = torch.bincount(which, minlength=count).tolist()
+        chunks = [part.sort().values for part in order.split(counts) if len(part)]
         sizes = [int(lengths[c].sum()) for c in chunks]
         return chunks, [0, *np.cumsum(sizes)[:-1].tolist()]
 

@@ -227,6 +227,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     )
     with flushed_denormals():
         loop.run(first)
+    batches.release()  # before the sample is read once more
     about = dict(provenance or {})
     saes = [_hand_over(t, rows, name, about, settings, party) for t in trainees]
     if folder is not None:

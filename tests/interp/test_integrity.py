@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import interp
+from interp import capturing
 from interp.errors import StoreError
 from interp.integrity import repair, verify
 from interp.manifest import checksum
@@ -149,10 +150,8 @@ def test_damage_is_found_named_and_captured_again(made, store, name):
 
 
 def capture_into(store, said, **options):
-    from interp.capturing import Capture
-
     options = {"shard_rows": ROWS, **options}
-    work = Capture(network(), data(), ["0", "1"], "all", 2, **options)
+    work = capturing.Capture(network(), data(), ["0", "1"], "all", 2, **options)
     return work.on_disk(store, resume=True, force=False, say=said.append)
 
 
@@ -211,7 +210,9 @@ def test_a_mutated_header_is_refused_at_the_first_read(store):
     assert not torch.equal(swapped, capture(None)["0"][:])
 
 
-def test_an_older_store_opens_and_says_what_is_unchecked(made, store):
+def test_an_older_store_opens_and_says_what_is_unchecked(made, store, monkeypatch):
+    monkeypatch.setattr(capturing, "SHARD_ROWS", ROWS)  # all stores' then
+
     def older(manifest):
         for key in ("sha256", "table", "source", "shard_rows"):
             del manifest[key]
@@ -226,6 +227,10 @@ def test_an_older_store_opens_and_says_what_is_unchecked(made, store):
     assert "2 files of an older store have no checksum" in found.sentence
     flip(store / SECOND, -5)
     assert [f.file for f in verify(store).damaged] == [SECOND]
+    capture(store, resume=True)
+    shards = {k: v for k, v in content(made).items() if k != "manifest.json"}
+    assert shards.items() < content(store).items()
+    assert [f.state for f in verify(store).files] == ["whole"] * 6  # it has checksums now
 
 
 def test_a_changed_batch_size_keeps_no_shard(made, store):

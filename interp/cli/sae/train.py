@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 BATCHES = {"recommended": 4096, "released_code": 512}
 """Rows of a step, by the mode."""
-TIMED = 4
-"""Steps that a dry run takes."""
 
 
 def run(
@@ -509,40 +506,18 @@ def _value(text: str) -> Any:
 def _show_plan(
     rows: "Rows", configs: "list[SAEConfig]", options: dict[str, Any], device: str, as_json: bool
 ) -> None:
-    """Time a few steps and print what the training would cost."""
-    import saes
+    """Take a few steps and print what the training would cost."""
+    from saes.planning import plan_training
 
-    stamps: list[float] = []
-    learnt = saes.train(
-        rows,
-        configs,
-        device=device,
-        progress=lambda done, total, what: stamps.append(time.perf_counter()),
-        **{**options, "steps": TIMED, "log_every": TIMED, "warmup": 0, "decay_steps": 0,
-           "penalty_warmup": 0, "k_start": None, "resample_every": None},
-    )  # fmt: skip
-    steps, batch = options["steps"], options["batch_size"]
-    seconds = (stamps[-1] - stamps[0]) / (TIMED - 1) * steps
-    if isinstance(rows, saes.ModelRows):
-        seconds += rows.work.plan().seconds * steps * batch / rows.n
-    weights = 4 * sum(p.numel() for sae in learnt for p in sae.parameters())
-    plan = {
-        "rows": rows.n,
-        "steps": steps,
-        "batch_size": batch,
-        "epochs": steps * batch / rows.n,
-        "saes": len(learnt),
-        "bytes": weights,
-        "checkpoint_bytes": 3 * weights,
-        "seconds": seconds,
-    }
+    plan = plan_training(rows, configs, device=device, **options)
     if not speaks():
         return
     if as_json:
-        emit(plan)
+        emit(vars(plan))
         return
     typer.echo(
-        f"{rows.n} rows, {steps} steps of {batch} ({plan['epochs']:.1f} epochs) for {len(learnt)} "
-        f"SAEs: {size(weights)} of weights and a checkpoint of {size(3 * weights)}, about "
-        f"{seconds:.0f} s"
+        f"{plan.rows} rows, {plan.steps} steps of {plan.batch_size} ({plan.epochs:.1f} epochs) for "
+        f"{plan.saes} SAEs: {size(plan.bytes)} of weights and a checkpoint of "
+        f"{size(plan.checkpoint_bytes)}, about {plan.seconds:.0f} s"
+        f"{', ' + size(plan.peak_bytes) + ' of memory' if plan.peak_bytes else ''}"
     )
