@@ -15,9 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kills import COMMANDS, damaged, differences, load, prepare, resuming, run
+from kills import COMMANDS, FORK, damaged, differences, load, prepare, resuming, run
 
-ALL = {**COMMANDS, "demo": "demo --out out"}
 INSIDE = "--inside"
 AMPLE = "2g"
 
@@ -45,10 +44,9 @@ def main() -> int:
 
 def filled(folder: Path, what: str, sizes: int) -> int:
     """One command on disks of several sizes; how often it went wrong."""
-    argv = ALL[what].split()
-    if what in COMMANDS:
-        prepare(folder, what, fresh=False)
-    code, said = run(argv, folder / "unbroken", fresh=False)
+    argv = COMMANDS[what].split()
+    prepare(folder, what, ranks=FORK)
+    code, said = run(argv, folder / "unbroken", ranks=FORK)
     if code:
         raise SystemExit(f"{what} fails with {code}: {said}")
     needed = sum(-(-f.stat().st_size // 4096) * 4 for f in (folder / "unbroken").rglob("*.*"))
@@ -57,13 +55,13 @@ def filled(folder: Path, what: str, sizes: int) -> int:
     for i in range(sizes):
         room = needed * (i + 1) // (sizes + 1)
         mount(disk, f"{room}k")
-        code, said = run(argv, disk, fresh=False)
+        code, said = run(argv, disk, ranks=FORK)
         line = said.splitlines()[-1] if said else ""
         faults = damaged(disk / "out", asked=True)
         if code != 1 or "free some" not in line or "Traceback" in said:
             faults.append(f"exit {code}")
         mount(disk, AMPLE, "remount,")
-        code, late = run(resuming(argv), disk, fresh=False)
+        code, late = run(resuming(argv), disk, ranks=FORK)
         faults += (
             [f"resumed: exit {code}: {late}"] if code else differences(folder / "unbroken", disk)
         )

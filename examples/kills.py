@@ -1,6 +1,6 @@
 """Kill a command at random moments, go on with --resume, and compare with an unbroken run.
 
-    python examples/kills.py --what capture|train|probe|report --times 50 --seed 0
+    python examples/kills.py --what capture|train|probe|report|demo --times 50 --seed 0
 
 Each trial starts the command in a process of its own and sends it SIGKILL, SIGTERM or SIGINT at a
 moment drawn uniformly over the time that an unbroken run takes; then it resumes it, and kills that
@@ -12,7 +12,8 @@ run's manifest.json, ``rows_per_second`` and ``compile_seconds`` in a training's
 page shows its rows a second: it must be, byte for byte, what `interp report` makes of its results.
 
 The processes are forks of this one, which has imported everything: a run is then work, not imports.
-``--fresh`` starts new interpreters instead.
+``--fresh`` starts new interpreters instead, and ``--ranks 2`` the processes of torchrun, of which
+one, drawn at random, gets the signal: torchrun then ends the others.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+FORK = 0
+"""Ranks of a run that is a fork of this process; 1 is a new interpreter, more are torchrun's."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 TEXTS, SHARD = 320, 20
@@ -48,6 +51,7 @@ COMMANDS = {
     "probe": "probe demo:pylm ../texts.csv -p resid_post.1 -p resid_post.2 --label-column many"
     " --label-column vowel --label-column third --no-random-model --lens --out out",
     "report": "report ../run --out out/report.html",
+    "demo": "demo --out out",
 }
 
 
@@ -70,20 +74,23 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="new interpreters, not forks")
+    parser.add_argument("--ranks", type=int, default=FORK, help="torchrun's; one of them is killed")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return trials(Path(folder), given.what, given.times, given.seed, given.fresh)
+        return trials(
+            Path(folder), given.what, given.times, given.seed, 1 if given.fresh else given.ranks
+        )
 
 
-def trials(folder: Path, what: str, times: int, seed: int, fresh: bool = False) -> int:
+def trials(folder: Path, what: str, times: int, seed: int, ranks: int = FORK) -> int:
     """All trials of one command in a folder; how many went wrong."""
     load()
     argv, draw = COMMANDS[what].split(), random.Random(seed)
-    prepare(folder, what, fresh)
+    prepare(folder, what, ranks)
     took = []
     for name in ("unbroken", "again"):
         began = time.perf_counter()
-        code, said = run(argv, folder / name, fresh)
+        code, said = run(argv, folder / name, ranks)
         took.append(time.perf_counter() - began)
         if code:
             raise SystemExit(f"the unbroken run fails with {code}: {said}")
@@ -96,8 +103,8 @@ def trials(folder: Path, what: str, times: int, seed: int, fresh: bool = False) 
         place, rows = folder / f"trial-{trial}", []
         while not rows:  # a run that ended before its kill was no trial
             shutil.rmtree(place, ignore_errors=True)
-            rows = list(killed(argv, place, draw, min(took), trial, what, fresh))
-        code, said = run(resuming(argv), place, fresh)
+            rows = list(killed(argv, place, draw, min(took), trial, what, ranks))
+        code, said = run(resuming(argv), place, ranks)
         faults = [fault for row in rows for fault in row.faults]
         faults += [f"resumed: exit {code}: {said}"] if code else []
         faults += differences(folder / "unbroken", place)
@@ -120,20 +127,23 @@ def killed(
     seconds: float,
     trial: int,
     what: str,
-    fresh: bool,
+    ranks: int,
 ) -> Iterator[Kill]:
     """Start a command and kill it, then its resumption, one to three times."""
     for turn in range(draw.choice((1, 1, 2, 3))):
-        number, moment = draw.choice(SIGNALS), draw.uniform(0, seconds)
-        pid = start(resuming(argv) if turn else argv, place, fresh)
+        imports = seconds / 2 if ranks > 1 else 0  # of torchrun and its processes, about
+        number, moment = draw.choice(SIGNALS), draw.uniform(imports, seconds)
+        pid = start(resuming(argv) if turn else argv, place, ranks)
         time.sleep(moment)
-        os.kill(pid, number)
+        os.kill(one_of(pid, draw) if ranks > 1 else pid, number)
         code, said = ended(pid, place)
         if code == 0:
             return  # it had ended, or was about to
         name = signal.Signals(number).name
-        faults = damaged(place / "out", asked=number != signal.SIGKILL)
-        if code != CODES[number]:
+        faults = damaged(place / "out", asked=number != signal.SIGKILL and ranks < 2)
+        if ranks > 1:
+            pass  # torchrun's own code and report
+        elif code != CODES[number]:
             faults.append(f"{name} gives exit {code}: {said}")
         elif number != signal.SIGKILL and "interp: interrupted" not in said or "Traceback" in said:
             faults.append(f"{name} says {said!r}")
@@ -158,7 +168,7 @@ def load() -> None:
     interp.capturing.SHARD_ROWS = SHARD
 
 
-def prepare(folder: Path, what: str, fresh: bool) -> None:
+def prepare(folder: Path, what: str, ranks: int) -> None:
     """The texts, and the store or the run that a command reads."""
     import pandas as pd
 
@@ -177,7 +187,7 @@ def prepare(folder: Path, what: str, fresh: bool) -> None:
         name = {"train": "acts", "report": "run"}[what]
         argv = COMMANDS[first].split()
         argv += ["--pool", "all"] if what == "train" else []
-        code, said = run(argv, folder / "made", fresh)
+        code, said = run(argv, folder / "made", ranks)
         if code:
             raise SystemExit(f"{first} fails with {code}: {said}")
         (folder / "made" / "out").rename(folder / name)
@@ -188,7 +198,7 @@ def resuming(argv: list[str]) -> list[str]:
     return argv if argv[0] == "report" else [*argv, "--resume"]
 
 
-def start(argv: list[str], place: Path, fresh: bool) -> int:
+def start(argv: list[str], place: Path, ranks: int) -> int:
     """Begin the command in a folder, in a process of its own; the process's number."""
     place.mkdir(exist_ok=True)
     sys.stdout.flush()
@@ -202,10 +212,18 @@ def start(argv: list[str], place: Path, fresh: bool) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if fresh:
+        if ranks:
             root = str(Path(__file__).parents[1])
             os.environ["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-            os.execv(sys.executable, [sys.executable, "-m", "interp", *argv])
+            several = [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(ranks),
+            ]
+            launcher = several if ranks > 1 else []
+            os.execv(sys.executable, [sys.executable, *launcher, "-m", "interp", *argv])
         from interp.cli import main
 
         sys.argv = ["interp", *argv]
@@ -219,6 +237,17 @@ def start(argv: list[str], place: Path, fresh: bool) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def one_of(pid: int, draw: random.Random) -> int:
+    """A child of torchrun, as soon as there is one; torchrun itself where it ends before."""
+    for _ in range(400):
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        found = children.read_text().split() if children.exists() else []
+        if found:
+            return int(draw.choice(found))
+        time.sleep(0.05)
+    return pid
 
 
 def ended(pid: int, place: Path) -> tuple[int, str]:
@@ -239,9 +268,9 @@ def ended(pid: int, place: Path) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(status), said.strip()
 
 
-def run(argv: list[str], place: Path, fresh: bool) -> tuple[int, str]:
+def run(argv: list[str], place: Path, ranks: int) -> tuple[int, str]:
     """Run a command to its end."""
-    return ended(start(argv, place, fresh), place)
+    return ended(start(argv, place, ranks), place)
 
 
 # -- what is on the disk ---------------------------------------------------------------------------
@@ -309,7 +338,7 @@ def differences(one: Path, two: Path) -> list[str]:
 def shows_its_results(place: Path, name: Path) -> bool:
     """Whether a page is what `interp report` makes of the run's results."""
     title = "Training of sparse autoencoders"
-    code, _ = run(["report", "out", "--title", title, "--out", "again.html"], place, fresh=False)
+    code, _ = run(["report", "out", "--title", title, "--out", "again.html"], place, ranks=FORK)
     again = place / "again.html"
     same = code == 0 and again.read_bytes() == (place / name).read_bytes()
     again.unlink(missing_ok=True)
@@ -342,6 +371,7 @@ def left(folder: Path, what: str) -> str:
         "capture": _store,
         "train": _training,
         "probe": _run,
+        "demo": _run,
         "report": lambda f: "the page" if (f / "report.html").is_file() else "",
     }
     return finders[what](folder) or "nothing"
@@ -353,7 +383,8 @@ def _store(folder: Path) -> str:
         return ""
     manifest = json.loads(path.read_bytes())
     done = ", complete" if manifest["complete"] else ""
-    return f"{len(manifest['shards'])} of {-(-TEXTS // SHARD)} shards{done}"
+    planned = -(-manifest["n"] // manifest["shard_rows"])
+    return f"{len(manifest['shards'])} of {planned} shards{done}"
 
 
 def _training(folder: Path) -> str:
