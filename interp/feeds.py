@@ -205,6 +205,7 @@ def as_tokens(
         raise ShapeError(
             f"{point.name} holds {str(x.dtype).removeprefix('torch.')} numbers, not activations."
         )
+    mask = None if mask is None else mask.to(x.device)  # a device map's blocks have their own
     if x.ndim and mask is not None and x.shape[:2] != mask.shape and len(x) == mask.numel():
         x = x.unflatten(0, mask.shape)  # [b * t, width], as in OPT's MLP
     if point.axis == "first" and x.ndim == 3:

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from torch import nn
 from interp.distributed import world
 from interp.errors import InterpError, ModelError, ParameterError
 from interp.models import Model, quiet_transformers
+from interp.placement import PREFIX, DeviceMap, device_map_of, is_spread
 
 __all__ = ["DTYPES", "device_of", "import_factory", "load"]
 
@@ -39,6 +40,9 @@ def load(
     tokenizer: Any = None,
     processor: Any = None,
     trust_remote_code: bool = False,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[Any, Any] | None = None,
+    offload_folder: str | Path | None = None,
 ) -> Model:
     """A `Model` from a specification.
 
@@ -47,11 +51,17 @@ def load(
     spec : a Hugging Face id or folder, ``tl:ID``, ``nnsight:ID``, ``file.py:factory``,
         ``package.module:factory``, ``demo:NAME``, or an ``nn.Module`` (kept where it is, and as
         it is, unless device or dtype are given).
-    device : ``"auto"`` takes CUDA where there is one.
+    device : ``"auto"`` takes CUDA where there is one; ``"map"``, ``"map:balanced"`` and
+        ``"map:FILE.json"`` are a device map, as a command line can give it.
     dtype : of the weights; None keeps the checkpoint's own.
     revision : branch, tag or commit of a hub model.
     tokenizer, processor : in place of the model's own.
     trust_remote_code : let a hub model run its own code.
+    device_map : spread a Hugging Face model over devices, memory and disk, as its own
+        ``from_pretrained`` does: ``"auto"``, ``"balanced"``, or a device or ``"disk"`` for each
+        part. All that looks at activations or changes them works; what reads weights one by one
+        needs them in memory, and says so.
+    max_memory, offload_folder : of a device map, as for ``from_pretrained``.
 
     Raises
     ------
@@ -64,7 +74,10 @@ def load(
         if dtype not in DTYPES:
             raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
         dtype = DTYPES[dtype]
+    spread = device_map_of(device, device_map, max_memory, offload_folder)
     if isinstance(spec, nn.Module):
+        if spread is not None:
+            raise ParameterError("a device map is for a model by name; a module is where it is.")
         name = type(spec).__name__
         model = Model(spec, spec=name, tokenizer=tokenizer, processor=processor)
         return _place(model, None if device == "auto" else device, dtype)
@@ -72,15 +85,17 @@ def load(
     spec = str(spec)
     prefix, colon, rest = spec.partition(":")
     if colon and prefix in LOADERS:
-        model = LOADERS[prefix](rest, spec, dtype, revision, trust_remote_code)
+        model = LOADERS[prefix](rest, spec, dtype, revision, trust_remote_code, spread)
     elif colon and (prefix.endswith(".py") or rest.isidentifier()):
+        if spread is not None:
+            raise ModelError(f"{spec} places its module itself, so it takes no device map.")
         model = _from_factory(prefix, rest, spec)
     else:
-        model = _from_hugging_face(spec, spec, dtype, revision, trust_remote_code)
+        model = _from_hugging_face(spec, spec, dtype, revision, trust_remote_code, spread)
     model.tokenizer = tokenizer or model.tokenizer
     model.processor = processor or model.processor
     model.module.eval()
-    return _place(model, target, dtype)
+    return model if spread is not None else _place(model, target, dtype)
 
 
 def import_factory(path: str, name: str, spec: str) -> Callable[[], Any]:
@@ -127,17 +142,26 @@ def _from_factory(path: str, name: str, spec: str) -> Model:
     return Model(made, spec=spec, tokenizer=tokenizer)
 
 
-def _from_demo(name: str, spec: str, dtype: Any, revision: Any, trust: bool) -> Model:
+def _from_demo(
+    name: str, spec: str, dtype: Any, revision: Any, trust: bool, spread: DeviceMap | None
+) -> Model:
     from interp import demo
 
     folder = demo.model_path(name)
-    if name in demo.MODULES:
-        return Model(demo.MODULES[name](folder), spec=spec)
-    return _from_hugging_face(str(folder), spec, dtype, None, False)
+    if name not in demo.MODULES:
+        return _from_hugging_face(str(folder), spec, dtype, None, False, spread)
+    if spread is not None:
+        raise ModelError(f"{spec} is no Hugging Face model, so it takes no device map.")
+    return Model(demo.MODULES[name](folder), spec=spec)
 
 
 def _from_hugging_face(
-    source: str, spec: str, dtype: torch.dtype | None, revision: str | None, trust: bool
+    source: str,
+    spec: str,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    trust: bool,
+    spread: DeviceMap | None,
 ) -> Model:
     """A causal LM, encoder, ViT, CLIP, …: the class that the checkpoint's config names."""
     import transformers
@@ -166,6 +190,7 @@ def _from_hugging_face(
                 dtype=dtype or "auto",
                 use_safetensors=True,
                 output_loading_info=True,
+                **({} if spread is None else spread.options()),
                 **options,
             )
         except Exception as error:
@@ -240,8 +265,14 @@ def _explain(source: str, local: bool, error: Exception) -> ModelError:
 
 
 def _from_transformer_lens(
-    name: str, spec: str, dtype: torch.dtype | None, revision: str | None, trust: bool
+    name: str,
+    spec: str,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    trust: bool,
+    spread: DeviceMap | None,
 ) -> Model:
+    _no_map(spread, spec, name)
     try:
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError as error:
@@ -273,8 +304,14 @@ def _from_transformer_lens(
 
 
 def _from_nnsight(
-    name: str, spec: str, dtype: torch.dtype | None, revision: str | None, trust: bool
+    name: str,
+    spec: str,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    trust: bool,
+    spread: DeviceMap | None,
 ) -> Model:
+    _no_map(spread, spec, name)
     try:
         from nnsight import TransformersModel
     except ImportError as error:
@@ -297,6 +334,11 @@ def _from_nnsight(
     return Model(module, spec=spec, revision=revision, tokenizer=envoy.tokenizer)
 
 
+def _no_map(spread: DeviceMap | None, spec: str, name: str) -> None:
+    if spread is not None:
+        raise ModelError(f"{spec} takes no device map; load {name} by its plain name for that.")
+
+
 def _task(source: str, options: dict[str, Any]) -> str:
     """The transformers pipeline that a checkpoint's class stands for."""
     import transformers
@@ -317,7 +359,7 @@ def _local_or_demo(name: str) -> str:
     return name
 
 
-LOADERS: dict[str, Callable[[str, str, Any, Any, bool], Model]] = {
+LOADERS: dict[str, Callable[[str, str, Any, Any, bool, DeviceMap | None], Model]] = {
     "demo": _from_demo,
     "tl": _from_transformer_lens,
     "nnsight": _from_nnsight,
@@ -348,7 +390,8 @@ def _offline() -> bool:
 def device_of(device: str | torch.device) -> torch.device:
     """The device of a name, tried by putting a number on it.
 
-    ``"auto"`` is CUDA where there is one, and under torchrun the one of the process's rank.
+    ``"auto"`` is CUDA where there is one, and under torchrun the one of the process's rank; so is
+    ``"map"``, for what is beside a model with a device map.
 
     Raises
     ------
@@ -356,16 +399,23 @@ def device_of(device: str | torch.device) -> torch.device:
         There is no device of that name.
     """
     own = f"cuda:{world().local_rank}" if world().size > 1 else "cuda"
-    chosen = device if device != "auto" else own if torch.cuda.is_available() else "cpu"
+    if str(device) == "auto" or str(device).partition(":")[0] == PREFIX:
+        device = own if torch.cuda.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=chosen).device
+        return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ParameterError(
-            f"device {str(device)!r} is not there; use auto, cpu, cuda or cuda:1."
+            f"device {str(device)!r} is not there; use auto, cpu, cuda, cuda:1 or map."
         ) from error
 
 
 def _place(model: Model, device: Any, dtype: Any) -> Model:
+    if is_spread(model.module):
+        if device is not None or dtype is not None:
+            raise ModelError(
+                f"{model.spec} lies where its device map put it; load it anew to move or cast it."
+            )
+        return model
     there = device is None or model.device == device
     if not there or (dtype is not None and model.dtype != dtype):
         try:

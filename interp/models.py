@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from interp.errors import DataError, ModelError, ParameterError
 from interp.hookpoints import HookPoint, HookPoints
+from interp.placement import input_device, is_spread, weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,9 +85,10 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lies; the CPU for a module without parameters."""
-        first = next(self.module.parameters(), None)
-        return torch.device("cpu") if first is None else first.device
+        """Where inputs go: at the first parameter, or where a device map runs the first part; the
+        CPU for a module without parameters.
+        """
+        return input_device(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,8 +110,13 @@ class Model:
         ------
         ModelError
             A part that holds parameters says nothing on how they begin, or the model is
-            transformer-lens's, whose parts are wrapped.
+            transformer-lens's, whose parts are wrapped, or it was loaded with a device map.
         """
+        if is_spread(self.module):
+            raise ModelError(
+                f"{self.spec} was loaded with a device map, and random weights are drawn for a "
+                "model that is in one place; load it without."
+            )
         # the seed reaches every CUDA generator, so theirs are put back too
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
@@ -170,9 +177,7 @@ class Model:
         that change places change it, and the number of threads does not.
         """
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
-            if not isinstance(tensor, Tensor):
-                continue
+        for name, tensor in weights(self.module):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             flat = tensor.detach().contiguous().reshape(-1)
             if flat.is_complex():
@@ -361,17 +366,19 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as library
 
     level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
+    others = [logging.getLogger(name) for name in ("huggingface_hub", "accelerate")]
+    levels = [logger.level for logger in others]
     library.set_verbosity_error()
     library.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
+    for logger in others:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         library.set_verbosity(level)
-        hub.setLevel(hub_level)
+        for logger, before in zip(others, levels, strict=True):
+            logger.setLevel(before)
         if bars:
             library.enable_progress_bar()

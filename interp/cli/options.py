@@ -92,7 +92,13 @@ GroupColumn = Annotated[
 Dtype = Annotated[
     str | None, typer.Option(help="Of the model: float32, bfloat16, …; else the checkpoint's own.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1; map spreads a Hugging Face model over all GPUs, memory and "
+        "disk, map:FILE.json as a file says."
+    ),
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let a hub model run its own code.")

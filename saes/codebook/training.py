@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from interp.errors import ParameterError, StoreError
 from interp.hooks import evaluating
 from interp.live import live
+from interp.placement import resident
 from interp.runs import versions
 from saes.codebook.data import TokenBatches
 from saes.codebook.fitting import initialise_codes, k_at, replace_dead
@@ -205,6 +206,8 @@ class _Run:
         }
         if not settings["model_lr"]:
             others = {}
+        if others:
+            resident(books.model.module, "training its weights")
         self.parameters: dict[str, nn.Parameter] = {**own, **others}
         groups = [
             {"params": list(own.values()), "lr": settings["lr"], "weight_decay": 0.0},
