@@ -98,6 +98,7 @@ class Capture:
             self.data = token_labels(self.model, self.data, max_length)
         self.pool: str = pool
         self.feed = feed(self.model, self.data, max_length)
+        self.feed.pool = pool
         points = self.model.resolve(hookpoints)
         self._prepare(self.feed.check(points), batch_size, dtype)
 

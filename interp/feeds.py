@@ -32,6 +32,7 @@ class Feed:
         self.model = model
         self.data = data
         self.mask: Tensor | None = None
+        self.pool: Pool = "all"  # how the positions are pooled, for a model that does it itself
         self.lengths = [1] * len(data)
         self.max_length: int | None = None
         self.notes: list[str] = []
@@ -144,6 +145,8 @@ class TextFeed(Feed):
             return module.get_encoder()(**padded)
         if self.stack == "decoder":
             self.mask = None
+        if self.mask is not None:
+            self.mask = self.model.pools(self.mask, self.pool)
         return module(**self.model.text_inputs(padded))
 
 

@@ -43,6 +43,7 @@ def load(
     device_map: str | Mapping[str, Any] | None = None,
     max_memory: Mapping[Any, Any] | None = None,
     offload_folder: str | Path | None = None,
+    remote: bool = False,
 ) -> Model:
     """A `Model` from a specification.
 
@@ -62,6 +63,8 @@ def load(
         part. All that looks at activations or changes them works; what reads weights one by one
         needs them in memory, and says so.
     max_memory, offload_folder : of a device map, as for ``from_pretrained``.
+    remote : run an ``nnsight:`` model on the server that NDIF_HOST names, with the key in
+        NDIF_API_KEY; only its config and tokenizer come here, and hook points are read there.
 
     Raises
     ------
@@ -81,9 +84,19 @@ def load(
         name = type(spec).__name__
         model = Model(spec, spec=name, tokenizer=tokenizer, processor=processor)
         return _place(model, None if device == "auto" else device, dtype)
-    target = device_of(device)
     spec = str(spec)
     prefix, colon, rest = spec.partition(":")
+    if remote:
+        if prefix != "nnsight" or spread is not None:
+            raise ParameterError(
+                f"--remote runs nnsight:ID on a server, without a device map here; got {spec}."
+            )
+        from interp.remote import remote_model
+
+        model = remote_model(rest, spec, dtype, revision, trust_remote_code)
+        model.tokenizer = tokenizer or model.tokenizer
+        return model
+    target = device_of(device)
     if colon and prefix in LOADERS:
         model = LOADERS[prefix](rest, spec, dtype, revision, trust_remote_code, spread)
     elif colon and (prefix.endswith(".py") or rest.isidentifier()):
@@ -194,7 +207,7 @@ def _from_hugging_face(
                 **options,
             )
         except Exception as error:
-            raise _explain(source, local.is_dir(), error) from error
+            raise explain(source, local.is_dir(), error) from error
         tokenizer = _optional(transformers.AutoTokenizer, source, options)
         processor = None
         if getattr(config, "vision_config", None) is not None or hasattr(config, "image_size"):
@@ -235,7 +248,7 @@ def _auto_class(config: Any, trust: bool) -> Any:
     return causal if custom or known else transformers.AutoModel
 
 
-def _explain(source: str, local: bool, error: Exception) -> ModelError:
+def explain(source: str, local: bool, error: Exception) -> ModelError:
     """One sentence for what went wrong while a checkpoint was loaded."""
     text = _one_line(error)
     if local:
@@ -293,7 +306,7 @@ def _from_transformer_lens(
             )
         except Exception as error:
             if not Path(source).is_dir() and isinstance(error, OSError):
-                raise _explain(source, False, error) from error
+                raise explain(source, False, error) from error
             raise ModelError(f"transformer-lens cannot load {name}: {_one_line(error)}.") from error
         # its own tokenizer adds a start token that Hugging Face's does not; ours gives equal rows
         options: dict[str, Any] = {"trust_remote_code": trust}
@@ -322,13 +335,13 @@ def _from_nnsight(
         options["trust_remote_code"] = True
     with quiet_transformers():
         try:
-            task = _task(source, options)  # named, for the library would ask the hub for it
+            task = task_of(source, options)  # named, for the library would ask the hub for it
             if dtype is not None:
                 options["dtype"] = dtype
             envoy = TransformersModel(source, dispatch=True, task=task, **options)
         except Exception as error:
             if not Path(source).is_dir():
-                raise _explain(source, False, error) from error
+                raise explain(source, False, error) from error
             raise ModelError(f"nnsight cannot load {name}: {_one_line(error)}.") from error
     module = envoy._module
     return Model(module, spec=spec, revision=revision, tokenizer=envoy.tokenizer)
@@ -339,7 +352,7 @@ def _no_map(spread: DeviceMap | None, spec: str, name: str) -> None:
         raise ModelError(f"{spec} takes no device map; load {name} by its plain name for that.")
 
 
-def _task(source: str, options: dict[str, Any]) -> str:
+def task_of(source: str, options: dict[str, Any]) -> str:
     """The transformers pipeline that a checkpoint's class stands for."""
     import transformers
 

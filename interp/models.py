@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from interp.errors import DataError, ModelError, ParameterError
 from interp.hookpoints import HookPoint, HookPoints
 from interp.placement import input_device, is_spread, weights
+from interp.pooling import Pool
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,10 @@ class Model:
     spec : what it was loaded from.
     revision : the commit of a hub model, or None.
     tokenizer, processor : None where the model has none.
+    remote : whether its forwards run on a server, as `interp.remote.RemoteModel`'s do.
     """
+
+    remote = False
 
     def __init__(
         self,
@@ -208,6 +212,15 @@ class Model:
             "tokenizer": self.tokenizer_hash,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
+
+    def local(self, what: str) -> None:
+        """Raise ModelError if the model is not on this machine, for what is done only here."""
+
+    def pools(self, mask: Tensor, how: Pool) -> Tensor:
+        """The mask [b, t] of what hook points hold in the next forward, of texts with this mask; a
+        model that runs elsewhere pools there, and then it is [b, 1].
+        """
+        return mask
 
     def takes(self, argument: str) -> bool:
         """Whether the module's forward has an argument of this name."""

@@ -205,6 +205,6 @@ def resident(module: nn.Module, what: str) -> None:
     if away:
         raise ModelError(
             f"{what} needs all weights of {type(module).__name__} in memory, and {len(away)} are "
-            f"not, {away[0]} among them; load it without a device map, or with one that keeps all "
-            "on devices."
+            f"not, {away[0]} among them; load it on this machine without a device map, or with one "
+            "that keeps all on devices."
         )

@@ -213,6 +213,15 @@ def test_one_sentence_for_what_cannot_be(folder, spec, options, said):
     assert "\n" not in str(caught.value)
 
 
+def test_a_map_by_name_under_torchrun_would_take_all_devices_for_each(monkeypatch):
+    from interp.distributed import World
+
+    monkeypatch.setattr("interp.placement.world", lambda: World(1, 2, 1))
+    with pytest.raises(ParameterError, match="gives all devices to each process"):
+        device_map_of("map")
+    assert device_map_of("auto", {"": "cpu"}) is not None
+
+
 def test_maps_from_the_command_line(folder, texts, tmp_path, invoke, monkeypatch):
     file = tmp_path / "map.json"
     file.write_text(json.dumps(MAPS["llama"]))
