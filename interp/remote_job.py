@@ -7,7 +7,6 @@ unpickles whatever comes).
 """
 
 import io
-import pickle
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -154,6 +153,8 @@ def _job(model: "RemoteModel") -> Any:
                 self.submit(tracer)
             except RemoteError as error:
                 raise ModelError(_refused(model, error)) from error
+            except ValueError as error:
+                raise ModelError(_unclear(model, error)) from error
             self.found = self.wait() or {}
 
         def wait(self) -> dict[str, Any] | None:
@@ -167,6 +168,8 @@ def _job(model: "RemoteModel") -> Any:
                     raise ModelError(
                         f"{model.host} failed on {model.spec}: {one_line(error)}; {RESUMES}."
                     ) from error
+                except ValueError as error:
+                    raise ModelError(_unclear(model, error)) from error
                 except httpx.HTTPError as error:
                     lost, result = lost + 1, None
                     if lost >= LOST:
@@ -190,7 +193,7 @@ def _job(model: "RemoteModel") -> Any:
         def _serialize(self, tracer: Any) -> bytes:
             # nnsight's own also looks through the packages installed here, to send their source
             frame = tracer.info.frame
-            here = SerializedFrame("interp/remote.py", frame.f_code.co_firstlineno, "forward")
+            here = SerializedFrame("interp/remote_job.py", frame.f_code.co_firstlineno, "ask")
             here.f_locals, here.f_globals = dict(frame.f_locals), frame.f_globals
             tracer.info.frame = here  # with the name of the file as it is everywhere
             return RequestModel.serialize(tracer, self.compress)
@@ -215,28 +218,29 @@ def plain_tensors(content: bytes, compressed: bool, host: str) -> dict[str, Any]
         if compressed:
             import zstandard
 
+            unpacked = io.BytesIO()
             with zstandard.ZstdDecompressor().stream_reader(content) as stream:
-                content = stream.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ModelError(f"{host} answers with more than {MOST_BYTES / 2**30:.0f} GiB; ask for "
-                             "fewer hook points or rows at a time.")  # fmt: skip
+                while unpacked.tell() <= MOST_BYTES and (more := stream.read(2**24)):
+                    unpacked.write(more)
+        else:
+            unpacked = io.BytesIO(content)
+        if unpacked.getbuffer().nbytes > MOST_BYTES:
+            raise ModelError(
+                f"{host} answers with more than {MOST_BYTES / 2**30:.0f} GiB; ask for fewer hook "
+                "points or rows at a time."
+            )
+        unpacked.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a format that it then refuses
-            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            found = torch.load(unpacked, map_location="cpu", weights_only=True)
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__} in place of a dict")
-    except ModelError:
+    except (ModelError, MemoryError):
         raise
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # what is no such file fails in many ways
         raise ModelError(
             f"the answer of {host} is not the plain tensors that are read from a server "
             f"({one_line(error, 100)}), so nothing of it was used; {RESUMES}."
-        ) from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "zstandard":
-            raise
-        raise ModelError(
-            f"the answer of {host} cannot be unpacked: {one_line(error)}; {RESUMES}."
         ) from error
     return found
 
@@ -253,6 +257,14 @@ def _refused(model: "RemoteModel", error: Exception) -> str:
             return f"{model.host} refuses the key in NDIF_API_KEY ({text}); {RESUMES}."
         return f"{model.host} does not take {model.spec} ({code}: {text}); {RESUMES}."
     return f"{model.host} cannot be reached for {model.spec} ({text}); {RESUMES}."
+
+
+def _unclear(model: "RemoteModel", error: Exception) -> str:
+    """One sentence for an answer that is no NDIF server's."""
+    return (
+        f"{model.host} does not answer as an NDIF server does ({one_line(error, 100)}); look at "
+        f"NDIF_HOST; {RESUMES}."
+    )
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

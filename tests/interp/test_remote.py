@@ -309,8 +309,10 @@ def unreachable(request):
         ({"refuse": unreachable}, r"cannot be reached for .*no route to host"),
         ({"statuses": ["QUEUED", "ERROR"]}, "failed on nnsight:tiny/gpt2: it burst"),
         ({"statuses": ["QUEUED"]}, "the job job1 .* has been queued for 0 minutes"),
+        ({"refuse": lambda _: httpx.Response(200, text="<html>")}, "as an NDIF server does"),
+        ({"statuses": ["LOST"]}, "as an NDIF server does"),
         ({"down": 99}, "does not answer for the job job1"),
-        ({"answer": b"not zstd"}, "cannot be unpacked"),
+        ({"answer": b"not zstd"}, "is not the plain tensors"),
         (
             {"answer": zstandard.ZstdCompressor().compress(b"no tensors")},
             "is not the plain tensors",
