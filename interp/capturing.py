@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interp.certificate import deviation
@@ -29,6 +31,7 @@ from interp.feeds import as_tokens, feed
 from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hooked
 from interp.loading import DTYPES, load
+from interp.memory import PeakMemory, peak
 from interp.pooling import POOLS, Pool, pool
 from interp.runs import write_bytes
 from interp.store import (
@@ -65,7 +68,10 @@ class Plan:
     tokens : positions that the model reads, pads excluded.
     bytes : size of the store.
     shards : files of it.
-    seconds : estimated from a timed batch.
+    seconds : estimated from a few timed batches.
+    peak_bytes : the most memory that capturing into a store takes, all of this process together
+        (`interp.memory`), from what it holds now, a batch of the longest rows, and the shards; 0
+        where the system does not tell.
     """
 
     rows: int
@@ -73,6 +79,7 @@ class Plan:
     bytes: int
     shards: int
     seconds: float
+    peak_bytes: int = 0
 
 
 class Capture:
@@ -159,7 +166,7 @@ class Capture:
                 )
         return outlines
 
-    def _row_lengths(self, name: str) -> list[int]:
+    def _row_lengths(self, name: str) -> Sequence[int]:
         """Positions that each row of the data has at a hook point."""
         fixed = self.outlines[name].tokens
         return self.feed.lengths if fixed is None else [fixed] * len(self.data)
@@ -213,25 +220,25 @@ class Capture:
 
     # -- planning --------------------------------------------------------------------------------
 
-    def row_bytes(self, row: int) -> int:
-        """Bytes that a row of the data takes in the store."""
-        total = 0
+    def row_bytes(self) -> NDArray[np.int64]:
+        """Bytes that each row of the data takes in the store."""
+        total = np.zeros(len(self.data), np.int64)
         for point in self.points:
-            outline = self.outlines[point.name]
-            count = self.lengths[point.name][row] if self.pool == "all" else 1
-            total += count * outline.bytes
+            count = np.asarray(self.lengths[point.name]) if self.pool == "all" else 1
+            total += np.int64(self.outlines[point.name].bytes) * count
         return total
 
     def _plan_shards(self) -> list[tuple[int, int]]:
         """Fixed row ranges of the data, at most 4,096 rows and 256 MB each."""
-        shards, start, size = [], 0, 0
-        for row in range(len(self.data)):
-            more = self.row_bytes(row)
-            if row > start and (size + more > SHARD_BYTES or row - start >= SHARD_ROWS):
-                shards.append((start, row))
-                start, size = row, 0
-            size += more
-        return [*shards, (start, len(self.data))]
+        n, ends = len(self.data), np.cumsum(self.row_bytes())
+        shards, start = [], 0
+        while start < n:
+            before = int(ends[start - 1]) if start else 0
+            full = int(np.searchsorted(ends, before + SHARD_BYTES, side="right"))
+            stop = min(max(full, start + 1), start + SHARD_ROWS, n)
+            shards.append((start, stop))
+            start = stop
+        return shards
 
     def batches(self, start: int, stop: int) -> Iterator[list[int]]:
         """The rows of a shard, longest first (memory fails at once or never), in batches."""
@@ -243,18 +250,48 @@ class Capture:
             order = order[size:]
 
     def plan(self) -> Plan:
-        """Rows, bytes and seconds, the last from a timed batch."""
-        batches = [b for s in self.shards for b in self.batches(*s)]
-        middle = batches[len(batches) // 2]
-        self.pooled(middle)
-        began = time.perf_counter()
-        self.pooled(middle)
-        taken = time.perf_counter() - began
+        """Rows, bytes, and from a few batches, the largest first, seconds and memory."""
+        shards = [self.shards[i] for i in range(0, len(self.shards), len(self.shards) // 64 + 1)]
+        batches = [b for s in shards for b in self.batches(*s)]
         padded = [len(b) * max(self.feed.lengths[i] for i in b) for b in batches]
-        seconds = taken * sum(padded) / padded[len(batches) // 2]
-        size = sum(self.row_bytes(i) for i in range(len(self.data)))
-        tokens = sum(self.feed.lengths)
-        return Plan(len(self.data), tokens, size, len(self.shards), seconds)
+        with PeakMemory() as held:
+            self._try(batches[int(np.argmax(padded))])
+            tried = [i * (len(batches) - 1) // 3 for i in range(4)]  # several shapes: free memory
+            began = time.perf_counter()  # between blocks of other sizes is not all used again
+            for i in tried:
+                self._try(batches[i])
+            taken = time.perf_counter() - began
+        share = sum(b - a for a, b in shards) / len(self.data)
+        return Plan(
+            rows=len(self.data),
+            tokens=sum(self.feed.lengths),
+            bytes=int(self.row_bytes().sum()),
+            shards=len(self.shards),
+            seconds=taken * sum(padded) / sum(padded[i] for i in tried) / share,
+            peak_bytes=max(peak() or 0, held.most + self._shard_room()) if held.most else 0,
+        )
+
+    def _try(self, rows: Sequence[int]) -> None:
+        """Run some rows as a capture does, and keep nothing."""
+
+        def drop(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
+            x, mask = as_tokens(point, tensor, self.feed.mask_of(point), self.how(point), len(rows))
+            self._check_finite(point, pool(x, mask, self.how(point)), rows)
+
+        with self._running(drop) as run:
+            run(rows)
+
+    def _shard_room(self) -> int:
+        """Bytes of host memory for shards: one is filled while the one before it is written."""
+        sizes = np.add.reduceat(self.row_bytes(), [start for start, _ in self.shards])
+        if self.model.device.type != "cpu":
+            return int(sizes.max())  # filled on the device, and copied to be written
+        room = min(2, len(sizes)) * int(sizes.max())
+        if self.pool == "all":  # document and position of each token
+            tokens = sum(np.asarray(self.lengths[p.name]) for p in self.points)
+            most = int(np.add.reduceat(tokens, [start for start, _ in self.shards]).max())
+            room += 8 * most
+        return room
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -270,7 +307,7 @@ class Capture:
             buffers = self._buffers(*shard)  # a shard at a time on the device
             self._fill(shard, buffers, shard, progress)
             for name, rows in buffers.items():
-                first = starts[name][shard[0]] if self.pool == "all" else shard[0]
+                first = int(starts[name][shard[0]]) if self.pool == "all" else shard[0]
                 whole[name][first : first + len(rows)] = rows.cpu()
         parts = {k: [Part(len(v), tensor=v)] for k, v in whole.items()}
         manifest = {**self._manifest(), "complete": True}
@@ -294,6 +331,7 @@ class Capture:
         """Capture into a folder: each shard is written while the next one is computed."""
         manifest = self._enter(path, resume=resume, force=force)
         writer = _Writer()
+        rooms = [self._room() for _ in range(min(2, len(self.shards)))]  # used in turn
         try:
             for i, shard in enumerate(self.shards):
                 name = f"shard-{i:05d}.safetensors"
@@ -301,7 +339,7 @@ class Capture:
                     if progress is not None:
                         progress(shard[1], len(self.data), "found")
                     continue
-                buffers = self._buffers(*shard)
+                buffers = self._cut(rooms[i % 2], *shard)
                 self._fill(shard, buffers, shard, progress)
                 writer.put(lambda n=name, s=shard, b=buffers: self._write(path, n, s, b, manifest))
             writer.join()
@@ -331,7 +369,7 @@ class Capture:
                 lengths, first = self.lengths[point.name], starts[point.name]
                 where = torch.cat(
                     [
-                        torch.arange(first[i], first[i] + lengths[r])
+                        torch.arange(int(first[i]), int(first[i]) + lengths[r])
                         for i, r in zip(local, rows, strict=True)
                     ]
                 )
@@ -395,41 +433,48 @@ class Capture:
         with evaluating(module), torch.inference_mode(), hooked(module, self.points, see):
             yield run
 
+    def _count(self, name: str, start: int, stop: int) -> int:
+        """Rows that a hook point has for a range of the data's rows."""
+        return sum(self.lengths[name][start:stop]) if self.pool == "all" else stop - start
+
     def _buffers(
         self, start: int, stop: int, device: torch.device | None = None
     ) -> dict[str, Tensor]:
         """Room for a range of the data's rows, on the model's device unless another is given."""
-        buffers = {}
-        for point in self.points:
-            outline = self.outlines[point.name]
-            count = stop - start
-            if self.pool == "all":
-                count = sum(self.lengths[point.name][start:stop])
-            buffers[point.name] = torch.empty(
-                (count, *outline.shape), dtype=outline.dtype, device=device or self.model.device
-            )
-        return buffers
+        return self._empty({p.name: self._count(p.name, start, stop) for p in self.points}, device)
 
-    def _starts(self, start: int, stop: int) -> dict[str, list[int]]:
+    def _room(self) -> dict[str, Tensor]:
+        """Room for any of the shards."""
+        return self._empty(
+            {p.name: max(self._count(p.name, *s) for s in self.shards) for p in self.points}
+        )
+
+    def _cut(self, room: Mapping[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
+        return {name: held[: self._count(name, start, stop)] for name, held in room.items()}
+
+    def _empty(
+        self, counts: Mapping[str, int], device: torch.device | None = None
+    ) -> dict[str, Tensor]:
+        outlines = {name: self.outlines[name] for name in counts}
+        where = device or self.model.device
+        return {
+            name: torch.empty((n, *outlines[name].shape), dtype=outlines[name].dtype, device=where)
+            for name, n in counts.items()
+        }
+
+    def _starts(self, start: int, stop: int) -> dict[str, NDArray[np.int64]]:
         """First row of each document within a range, by hook point."""
-        starts = {}
-        for point in self.points:
-            total, firsts = 0, []
-            for row in range(start, stop):
-                firsts.append(total)
-                total += self.lengths[point.name][row]
-            starts[point.name] = firsts
-        return starts
+        lengths = {p.name: np.asarray(self.lengths[p.name][start:stop]) for p in self.points}
+        return {name: np.cumsum(n, dtype=np.int64) - n for name, n in lengths.items()}
 
     def _tokens(self, name: str, start: int, stop: int) -> dict[str, Tensor]:
         """``document`` and ``position`` of each row of a hook point."""
-        lengths = torch.tensor(self.lengths[name][start:stop])
-        documents = torch.arange(start, stop).repeat_interleave(lengths)
-        positions = [torch.arange(n) for n in lengths.tolist()]
-        return {
-            "document": documents.int(),
-            "position": torch.cat(positions).int() if positions else documents.int(),
-        }
+        lengths = np.asarray(self.lengths[name][start:stop])
+        documents = np.repeat(np.arange(start, stop, dtype=np.int32), lengths)
+        firsts = np.cumsum(lengths, dtype=np.int64) - lengths
+        positions = np.arange(len(documents), dtype=np.int32)
+        positions -= np.repeat(firsts.astype(np.int32), lengths)
+        return {"document": torch.from_numpy(documents), "position": torch.from_numpy(positions)}
 
     def _token_tables(self) -> "dict[str, pd.DataFrame]":
         if self.pool != "all":
@@ -594,7 +639,7 @@ class _Writer:
         self._queue.task_done()
 
     def put(self, job: Callable[[], None]) -> None:
-        self._raise()
+        self.join()  # one at a time: its shard's room is used again after the next
         self._queue.put(job)
 
     def join(self) -> None:

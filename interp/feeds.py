@@ -13,6 +13,7 @@ from interp.errors import DataError, ParameterError, ShapeError
 from interp.hookpoints import HookPoint
 from interp.images import open_image
 from interp.models import Model
+from interp.packed import PackedIds
 from interp.pooling import ORDERED, Pool
 
 __all__ = ["Feed", "TextFeed", "as_tokens", "feed"]
@@ -21,6 +22,8 @@ BATCH_TOKENS = 4096
 """Positions of a batch where no batch size is given."""
 BATCH_IMAGES = 64
 """Rows of a batch of tensors or images where no batch size is given."""
+TOKENISED = 1000
+"""Texts that are tokenised together."""
 
 
 class Feed:
@@ -33,7 +36,7 @@ class Feed:
         self.data = data
         self.mask: Tensor | None = None
         self.pool: Pool = "all"  # how the positions are pooled, for a model that does it itself
-        self.lengths = [1] * len(data)
+        self.lengths: Sequence[int] = [1] * len(data)
         self.max_length: int | None = None
         self.notes: list[str] = []
 
@@ -96,8 +99,9 @@ class TextFeed(Feed):
             raise ParameterError(f"max_length must be at least 1; got {max_length}.")
         if max_length is not None and limit is not None and max_length > limit:
             raise ParameterError(f"max_length must be at most {limit} for {model.spec}.")
-        self.ids = model.tokenize(texts, max_length)
-        self.lengths = [len(row) for row in self.ids]
+        pieces = (texts[i : i + TOKENISED] for i in range(0, len(texts), TOKENISED))
+        self.ids = PackedIds(row for some in pieces for row in model.tokenize(some, max_length))
+        self.lengths = self.ids.lengths
         self.max_length = max_length
         self.stack: str | None = None
         self.fixed = _fixed_length(model)

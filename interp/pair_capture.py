@@ -22,6 +22,7 @@ from interp.hookpoints import EMBEDS, HookPoint
 from interp.images import open_image
 from interp.loading import load
 from interp.models import Model
+from interp.packed import PackedIds
 from interp.pairs import images_of, read_pairs, texts_of_pairs
 from interp.pooling import POOLS, Pool
 from interp.store import ActivationStore
@@ -219,24 +220,28 @@ class DecoderFeed(TextFeed):
 
     def _expand(self) -> None:
         """Give each image as many tokens as it has features."""
-        n, limit = self._features(), self.model.max_length
-        for row, ids in enumerate(self.ids):
-            if ids.count(self.token) != 1:
-                raise DataError(
-                    f"row {row} of {self.data.name} has {ids.count(self.token)} image tokens where "
-                    "one is needed: the tokenizer must know it, and no text may hold it."
-                )
-            at = ids.index(self.token)
-            if at == len(ids) - 1:
-                raise DataError(f"row {row} of {self.data.name} has no text token after its image.")
-            self.ids[row] = [*ids[:at], *[self.token] * n, *ids[at + 1 :]]
-            if limit is not None and len(self.ids[row]) > limit:
-                raise DataError(
-                    f"row {row} of {self.data.name} has {len(self.ids[row])} tokens, {n} of them "
-                    f"of its image, and {self.model.spec} takes {limit}; cut its text with "
-                    f"max_length={limit - n + 1} (--max-length)."
-                )
-        self.lengths = [len(ids) for ids in self.ids]
+        n = self._features()
+        self.ids = PackedIds(self._expanded(row, ids, n) for row, ids in enumerate(self.ids))
+        self.lengths = self.ids.lengths
+
+    def _expanded(self, row: int, ids: list[int], n: int) -> list[int]:
+        limit = self.model.max_length
+        if ids.count(self.token) != 1:
+            raise DataError(
+                f"row {row} of {self.data.name} has {ids.count(self.token)} image tokens where "
+                "one is needed: the tokenizer must know it, and no text may hold it."
+            )
+        at = ids.index(self.token)
+        if at == len(ids) - 1:
+            raise DataError(f"row {row} of {self.data.name} has no text token after its image.")
+        expanded = [*ids[:at], *[self.token] * n, *ids[at + 1 :]]
+        if limit is not None and len(expanded) > limit:
+            raise DataError(
+                f"row {row} of {self.data.name} has {len(expanded)} tokens, {n} of them "
+                f"of its image, and {self.model.spec} takes {limit}; cut its text with "
+                f"max_length={limit - n + 1} (--max-length)."
+            )
+        return expanded
 
     @torch.inference_mode()
     def _features(self) -> int:

@@ -45,8 +45,10 @@ TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 PACKAGES = ("interp", "torch", "transformers", "scikit-learn", "numpy", "plotly", "safetensors")
 
 
-def write_bytes(path: str | Path, data: bytes) -> Path:
+def write_bytes(path: str | Path, data: bytes | Iterable[bytes | memoryview]) -> Path:
     """Write a file beside its final name, flush it to the disk, then rename it into place.
+
+    ``data`` is all of it, or its pieces in their order.
 
     Raises
     ------
@@ -58,7 +60,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

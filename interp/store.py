@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from interp.errors import LayerNotFound, ShapeError, StoreError, closest
 from interp.runs import write_bytes, write_text
+from interp.tensors import pieces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,19 +110,29 @@ class Matrix:
             yield self[start : start + size]
 
     def _range(self, start: int, stop: int) -> Tensor:
-        pieces = []
+        if stop == start:
+            return torch.empty((0, *self.shape[1:]), dtype=self.dtype)
+        out = None
         for part, first in zip(self._parts, self._starts, strict=False):
             a, b = max(start - first, 0), min(stop - first, part.rows)
-            if a < b:
-                pieces.append(part.read(slice(int(a), int(b))))
-        if not pieces:
-            return torch.empty((0, *self.shape[1:]), dtype=self.dtype)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            if a >= b:
+                continue
+            rows = part.read(slice(int(a), int(b)))
+            if len(rows) == stop - start:
+                return rows
+            if out is None:
+                out = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
+            out[first + a - start : first + b - start] = rows
+        assert out is not None  # noqa: S101  the range is one of the store's
+        return out
 
     def _gather(self, index: np.ndarray) -> Tensor:
-        out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
         which = np.searchsorted(self._starts, index, side="right") - 1
-        for i in np.unique(which):
+        found = np.unique(which)
+        if len(found) == 1:
+            return self._parts[found[0]].read(index - self._starts[found[0]])
+        out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype)
+        for i in found:
             mine = np.flatnonzero(which == i)
             out[torch.from_numpy(mine)] = self._parts[i].read(index[mine] - self._starts[i])
         return out
@@ -148,7 +158,8 @@ class Part:
             array = np.memmap(self.path, stored, "r", offset=offset, shape=shape)
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from error
-        copied = torch.from_numpy(np.array(array[rows]))
+        read = array[rows]  # a view for a slice, a copy for a list of rows
+        copied = torch.from_numpy(np.array(read) if isinstance(rows, slice) else np.asarray(read))
         return copied.view(dtype) if copied.dtype != dtype else copied
 
     def _unreadable(self, error: Exception) -> StoreError:
@@ -198,14 +209,15 @@ class ActivationStore:
     def __init__(
         self,
         manifest: dict[str, Any],
-        rows: "pd.DataFrame",
+        rows: "pd.DataFrame | None",
         parts: Mapping[str, Sequence[Part]],
         path: Path | None = None,
         tokens: Mapping[str, "pd.DataFrame"] | None = None,
     ) -> None:
         self.manifest = manifest
         self.path = path
-        self._documents = rows
+        if rows is not None:
+            self._documents = rows
         self._parts = parts
         self._tokens = dict(tokens or {})
 
@@ -263,8 +275,6 @@ class ActivationStore:
         StoreError
             There is no store, it is of another format, or it is not complete.
         """
-        import pandas as pd
-
         path = Path(path)
         manifest = read_manifest(path)
         if not manifest.get("complete"):
@@ -279,21 +289,16 @@ class ActivationStore:
                 ]
                 for h in manifest["hookpoints"]
             }
-        except (KeyError, TypeError) as error:
+            _ = int(manifest["n"])
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the manifest of the store {path} is damaged: {error}.") from error
         missing = [s["file"] for s in manifest["shards"] if not (path / s["file"]).is_file()]
         if missing:
             raise StoreError(
                 f"the store {path} lacks {missing[0]}; capture it again with --resume."
             )
-        try:
-            rows = pd.read_parquet(path / "rows.parquet")
-        except (OSError, ValueError) as error:
-            text = " ".join(str(error).split())[:200]
-            raise StoreError(
-                f"the store {path} has no readable rows.parquet ({text}); capture it again."
-            ) from error
-        return cls(manifest, rows, parts, path)
+        _read_rows(path, columns=[])
+        return cls(manifest, None, parts, path)
 
     def __repr__(self) -> str:
         where = self.path or "in memory"
@@ -307,7 +312,16 @@ class ActivationStore:
     @property
     def n(self) -> int:
         """Rows of the data: documents, or images."""
-        return len(self._documents)
+        return int(self.manifest["n"]) if self.path is not None else len(self._documents)
+
+    @cached_property
+    def _documents(self) -> "pd.DataFrame":
+        """The columns kept from the data: texts take memory, so only where they are wanted."""
+        assert self.path is not None  # noqa: S101  a store in memory was given them
+        import pandas as pd
+
+        read = _read_rows(self.path, columns=None)
+        return read if len(read.columns) else pd.DataFrame(index=range(self.n))
 
     def __getitem__(self, hookpoint: str) -> Matrix:
         for entry in self.manifest["hookpoints"]:
@@ -359,6 +373,19 @@ class ActivationStore:
         return tokens.join(repeated)
 
 
+def _read_rows(path: Path, columns: list[str] | None) -> "pd.DataFrame":
+    """Columns of a store's table, all of them for None; without any only the file's end is read."""
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path / "rows.parquet", columns=columns)
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise StoreError(
+            f"the store {path} has no readable rows.parquet ({text}); capture it again."
+        ) from error
+
+
 def _column(part: Part, key: str) -> Tensor:
     return Part(part.rows, part.path, key).read(slice(0, part.rows))
 
@@ -407,9 +434,15 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a shard beside its name, then rename it; its sha256."""
-    data = save({k: v.contiguous() for k, v in tensors.items()})
-    write_bytes(path, data)
-    return hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for piece in pieces(tensors):
+            digest.update(piece)
+            yield piece
+
+    write_bytes(path, hashed())
+    return digest.hexdigest()
 
 
 def shard_is_whole(path: Path, digest: str) -> bool:

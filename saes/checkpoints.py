@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from interp.errors import CheckpointError, closest
 from interp.runs import write_bytes, write_text
+from interp.tensors import pieces
 
 __all__ = [
     "FORMAT",
@@ -46,10 +47,9 @@ def write_checkpoint(
         text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{CONFIG} cannot hold this metadata: {error}.") from error
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     if path.is_dir():
         (path / CONFIG).unlink(missing_ok=True)
-    write_bytes(path / WEIGHTS, data)
+    write_bytes(path / WEIGHTS, pieces(tensors))
     write_text(path / CONFIG, text)
     return path
 

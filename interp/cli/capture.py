@@ -75,7 +75,7 @@ def run(
         )
         say_notes(work.data)
     if dry_run:
-        show_plan(work, as_json)
+        show_plan(work, as_json, memory=True)
         return
     with bar(f"capturing {work.data.name}") as progress:
         store = work.on_disk(out, resume=resume, force=force, progress=progress)
@@ -86,8 +86,8 @@ def run(
         typer.echo(f"{rows} rows of {len(store.hookpoints)} hook points in {out}")
 
 
-def show_plan(work: Any, as_json: bool) -> None:
-    """Print what a capture would cost."""
+def show_plan(work: Any, as_json: bool, *, memory: bool = False) -> None:
+    """Print what a capture would cost; its memory where capturing is all that is done."""
     plan = work.plan()
     if as_json:
         emit(vars(plan))
@@ -96,6 +96,7 @@ def show_plan(work: Any, as_json: bool) -> None:
         f"{work.data.name}: {plan.rows} rows, {plan.tokens} positions, "
         f"{len(work.points)} hook points: {size(plan.bytes)} in {plan.shards} shards, about "
         f"{plan.seconds:.0f} s"
+        f"{', ' + size(plan.peak_bytes) + ' of memory' if memory and plan.peak_bytes else ''}"
     )
 
 

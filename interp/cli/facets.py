@@ -200,6 +200,7 @@ def _plan(work: Any, units: int, as_json: bool) -> None:
     """Print what reading the data would cost, once a unit; nothing is stored."""
     plan = {**vars(work.plan()), "bytes": 0, "shards": 0, "units": units}
     plan["seconds"] *= units
+    del plan["peak_bytes"]  # that of a capture into a store
     if as_json:
         emit(plan)
         return

@@ -268,6 +268,7 @@ def _plan(work: Any, as_json: bool) -> None:
         last = "resid_post.-1" if work.model.points.stacks else work.points[0].place.split(" ")[0]
         timed = Capture(work.model, work.data, last, "all", work.batch_size)
     plan = {**vars(timed.plan()), "bytes": 0, "shards": 0, "hookpoints": len(work.points)}
+    del plan["peak_bytes"]  # that of a capture into a store
     if as_json:
         emit(plan)
         return

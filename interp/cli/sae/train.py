@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,8 @@ import typer
 from interp.cli import options as o
 from interp.cli.capture import show_plan, size
 from interp.cli.report import command_of
-from interp.cli.shell import bar, emit, note, say_notes, table
+from interp.cli.shell import bar, emit, note, say_notes, speaks, table
+from interp.distributed import world
 from interp.errors import InterpError, ParameterError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 BATCHES = {"recommended": 4096, "released_code": 512}
 """Rows of a step, by the mode."""
-TIMED = 4
-"""Steps that a dry run takes."""
 
 
 def run(
@@ -148,7 +146,7 @@ def run(
 ) -> None:
     """Learn sparse autoencoders in one pass over activations, and write a report.
 
-    Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches.
+    Under torchrun the processes share each batch; the first writes the run. Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches.
     """
     points = o.split_commas(hookpoint)
     pairs = architecture == "vl" and store is None
@@ -162,9 +160,13 @@ def run(
     _architectures(architecture, points, target, mode)
     if remote and (model is None or pairs or architecture == "codebook"):
         raise ParameterError("--remote is for MODEL and texts, and not for codebooks inside it.")
+    party = world()
+    _one_process(party.size, architecture, stored=store is not None)
+    if party.restarted:  # by torchrun, with the arguments of the first start
+        resume, force = True, False
     earlier = None
-    if not dry_run:
-        earlier = find_run(out, resume=resume, force=force)  # refuse before anything is read
+    if not dry_run:  # refuse before anything is read
+        earlier = party.led(lambda: find_run(out, resume=resume, force=force))
     if architecture == "codebook" and store is None:
         import interp
         from interp.cli.sae import codebook
@@ -291,11 +293,19 @@ def run(
     }
     # A run that is there is compared now; a new one begins with the first step, when settings and
     # rows have been looked at. What they lack leaves no run behind and costs no earlier one.
-    started = None if earlier is None or force else Run(out, "sae train", identity, resume=True)
+    started: Run | None = None
+    goes_on = earlier is not None and not force
+
+    def begin() -> None:
+        nonlocal started
+        started = started or Run(out, "sae train", identity, resume=goes_on, force=force)
+
+    if goes_on:
+        party.led(begin)
 
     def step(done: int, total: int, words: str) -> None:
-        nonlocal started
-        started = started or Run(out, "sae train", identity, force=force)
+        if party.leads:
+            begin()
         progress(done, total, words)
 
     try:
@@ -306,7 +316,7 @@ def run(
                 out=out,
                 device=device,
                 checkpoint_every=checkpoint_every,
-                resume=started is not None,
+                resume=goes_on,
                 force=force,
                 name=(about["data"] or {}).get("name", "store"),
                 provenance=about,
@@ -317,10 +327,27 @@ def run(
         if started is not None:
             started.drop()
         raise
+    party.stop()
+    if not party.leads:
+        return
     assert started is not None  # noqa: S101  there is a first step, or a run that had it
     for sae in learnt:
         started.add(sae.training_log)  # pyright: ignore[reportArgumentType]  train sets it
     _finish(started, as_json)
+
+
+def _one_process(size: int, architecture: str, *, stored: bool) -> None:
+    """Refuse under torchrun what is trained in one process."""
+    if size == 1 or stored or architecture not in ("codebook", "vl"):
+        return
+    if architecture == "codebook":
+        raise ParameterError(
+            "--architecture codebook with MODEL trains in one process; start it without torchrun."
+        )
+    raise ParameterError(
+        "--architecture vl under torchrun takes a store: capture the pairs first, with `interp "
+        "capture` and without torchrun, and give --store."
+    )
 
 
 def _released(
@@ -489,38 +516,18 @@ def _value(text: str) -> Any:
 def _show_plan(
     rows: "Rows", configs: "list[SAEConfig]", options: dict[str, Any], device: str, as_json: bool
 ) -> None:
-    """Time a few steps and print what the training would cost."""
-    import saes
+    """Take a few steps and print what the training would cost."""
+    from saes.planning import plan_training
 
-    stamps: list[float] = []
-    learnt = saes.train(
-        rows,
-        configs,
-        device=device,
-        progress=lambda done, total, what: stamps.append(time.perf_counter()),
-        **{**options, "steps": TIMED, "log_every": TIMED, "warmup": 0, "decay_steps": 0,
-           "penalty_warmup": 0, "k_start": None, "resample_every": None},
-    )  # fmt: skip
-    steps, batch = options["steps"], options["batch_size"]
-    seconds = (stamps[-1] - stamps[0]) / (TIMED - 1) * steps
-    if isinstance(rows, saes.ModelRows):
-        seconds += rows.work.plan().seconds * steps * batch / rows.n
-    weights = 4 * sum(p.numel() for sae in learnt for p in sae.parameters())
-    plan = {
-        "rows": rows.n,
-        "steps": steps,
-        "batch_size": batch,
-        "epochs": steps * batch / rows.n,
-        "saes": len(learnt),
-        "bytes": weights,
-        "checkpoint_bytes": 3 * weights,
-        "seconds": seconds,
-    }
+    plan = plan_training(rows, configs, device=device, **options)
+    if not speaks():
+        return
     if as_json:
-        emit(plan)
+        emit(vars(plan))
         return
     typer.echo(
-        f"{rows.n} rows, {steps} steps of {batch} ({plan['epochs']:.1f} epochs) for {len(learnt)} "
-        f"SAEs: {size(weights)} of weights and a checkpoint of {size(3 * weights)}, about "
-        f"{seconds:.0f} s"
+        f"{plan.rows} rows, {plan.steps} steps of {plan.batch_size} ({plan.epochs:.1f} epochs) for "
+        f"{plan.saes} SAEs: {size(plan.bytes)} of weights and a checkpoint of "
+        f"{size(plan.checkpoint_bytes)}, about {plan.seconds:.0f} s"
+        f"{', ' + size(plan.peak_bytes) + ' of memory' if plan.peak_bytes else ''}"
     )
