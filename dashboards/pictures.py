@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dashboards.figures import FIGURES, figure
-from interp.errors import MissingExtra, ParameterError, StoreError
+from interp.errors import MissingExtra, ParameterError
 from interp.results import Result
-from interp.runs import slug
+from interp.runs import slug, whole_files
 
 __all__ = ["save_figures"]
 
@@ -47,14 +47,11 @@ def save_figures(
     if not drawn:
         raise ParameterError("none of these results has a figure to save.")
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write {folder}: {error.strerror or error}.") from error
     names = [f"{r.kind}.{slug(r.name)}" for r in drawn]
     figures = [figure(r) for r in drawn]
     files = [folder / f"{name}.{end}" for name in names for end in formats]
-    _write([f for f in figures for _ in formats], files)
+    with whole_files(folder) as beside:
+        _write([f for f in figures for _ in formats], [beside / file.name for file in files])
     return files
 
 

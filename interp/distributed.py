@@ -4,6 +4,7 @@ Every function works without torchrun too, where there is one process and nothin
 Between processes only tensors and JSON travel, no pickles.
 """
 
+import atexit
 import datetime
 import json
 import os
@@ -50,10 +51,19 @@ class World:
     def start(self) -> None:
         """Meet the others, once; the first thing that is sent does it by itself."""
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
 
         if self.size > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
+            # torchrun keeps one store over its restarts, where the addresses of the dead still are
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            met, rank, size = next(rendezvous("env://", self.rank, self.size))
+            store = PrefixStore(f"interp/{attempt}", met)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
+            )
+            atexit.register(self.stop)  # its threads must not outlive the interpreter
 
     def stop(self) -> None:
         """Part from the others, if they have met."""

@@ -16,12 +16,15 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import StoreError
+from interp.locking import hold, let_go
+from interp.stopping import undisturbed
 
 if TYPE_CHECKING:
     from interp.results import Result
@@ -30,18 +33,25 @@ __all__ = [
     "Run",
     "find_run",
     "plain",
+    "read_config",
     "read_results",
     "slug",
     "sweep",
     "versions",
+    "whole_files",
     "write_bytes",
     "write_text",
 ]
 
+CLEARING = "clearing"
+"""In a config: the run that was here is being removed."""
 LEFT = re.compile(r"\.(config|manifest|metrics|report)\.(json|html)\.\d+\.tmp")
 """What a killed write of a run leaves beside its name."""
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 """What any killed `write_bytes` leaves."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The disk, or what one may use of it, is full."""
+ADVICE = "; free some space, then start it again, with --resume where there is one"
 PACKAGES = ("interp", "torch", "transformers", "scikit-learn", "numpy", "plotly", "safetensors")
 
 
@@ -54,28 +64,61 @@ def write_bytes(path: str | Path, data: bytes | Iterable[bytes | memoryview]) ->
     ------
     StoreError
         The folder cannot be written to, or no space is left; the old file, if any, is untouched.
+
+    A command's Ctrl-C waits for the write, so that nothing is left beside the name.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.writelines([data] if isinstance(data, bytes) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        advice = "; free some space and use --resume" if error.errno == errno.ENOSPC else ""
-        raise StoreError(f"cannot write {path}: {error.strerror or error}{advice}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with undisturbed():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                file.writelines([data] if isinstance(data, bytes) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            advice = ADVICE if error.errno in FULL else ""
+            raise StoreError(f"cannot write {path}: {error.strerror or error}{advice}.") from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
     return path
 
 
 def write_text(path: str | Path, text: str) -> Path:
     """`write_bytes` of UTF-8 text."""
     return write_bytes(path, text.encode("utf-8", errors="surrogatepass"))
+
+
+@contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """A folder to write files into, which move to the one named when all are whole.
+
+    It is for libraries that write files themselves, and it is a temporary one beside the other.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written to, or no space is left; the old files are untouched.
+    """
+    folder = Path(folder)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder.parent.glob(f".{folder.name}.*.tmp"))
+        beside.mkdir()
+        yield beside
+        with undisturbed():
+            for file in sorted(f for f in beside.rglob("*") if f.is_file()):
+                place = folder / file.relative_to(beside)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
+    except OSError as error:
+        advice = ADVICE if error.errno in FULL else ""
+        raise StoreError(f"cannot write {folder}: {error.strerror or error}{advice}.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def versions() -> dict[str, str]:
@@ -107,25 +150,27 @@ def read_results(path: str | Path) -> "list[Result]":
 def find_run(path: str | Path, *, resume: bool, force: bool) -> dict[str, Any] | None:
     """The configuration of the run that a folder holds, or None where it is empty or absent.
 
+    The folder is then this process's until its command ends (`interp.locking`).
+
     Raises
     ------
     StoreError
         The path is a file, the folder holds what interp did not write, or it holds a run and
-        neither ``resume`` nor ``force`` is given.
+        neither ``resume`` nor ``force`` is given; or another process is writing there.
     """
     path = Path(path)
+    hold(path)
+    return _find(path, resume=resume, force=force)
+
+
+def _find(path: Path, *, resume: bool, force: bool) -> dict[str, Any] | None:
     if path.is_file():
         raise StoreError(f"{path} is a file; --out takes a folder.")
     if path.is_dir():
         sweep(path.glob(".*.tmp"), LEFT)
     if not path.is_dir() or not any(path.iterdir()):
         return None
-    try:
-        earlier = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        earlier = None
-    if not isinstance(earlier, dict) or "command" not in earlier:
-        raise StoreError(f"{path} holds files that are no run of interp; name another folder.")
+    earlier = read_config(path)
     if not resume and not force:
         raise StoreError(
             f"{path} already holds a run; use --resume to go on with it, --force to replace it, "
@@ -136,10 +181,29 @@ def find_run(path: str | Path, *, resume: bool, force: bool) -> dict[str, Any] |
     return earlier
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The options of the run that a folder holds, ``command`` among them.
+
+    Raises
+    ------
+    StoreError
+        The folder holds no run.
+    """
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or "command" not in found:
+        raise StoreError(f"{path} holds files that are no run of interp; name another folder.")
+    return found
+
+
 def sweep(files: Iterable[Path], names: re.Pattern[str] = TEMPORARY) -> None:
     """Remove the files, of some, that killed writes left: a checkpoint's can be gigabytes."""
     for left in list(files):
-        if names.fullmatch(left.name):
+        if names.fullmatch(left.name) and left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        elif names.fullmatch(left.name):
             left.unlink(missing_ok=True)
 
 
@@ -157,7 +221,8 @@ class Run:
     Raises
     ------
     StoreError
-        The folder holds another run, or something that interp did not write.
+        The folder holds another run, or something that interp did not write; or another process
+        is writing there.
     """
 
     def __init__(
@@ -173,10 +238,23 @@ class Run:
         self.command = command
         self.config = json.loads(_json({"command": command, **config}))
         self.results: list[Result] = []
-        self.started = time.time()
-        earlier = find_run(self.path, resume=resume, force=force)
-        if earlier is not None and force:
+        self.started = time.monotonic()  # a clock that is set meanwhile changes no duration
+        if not self.path.exists():
+            with contextlib.suppress(OSError):  # what cannot be made cannot be written, below
+                self.path.mkdir(parents=True)
+        hold(self.path)
+        try:
+            self._enter(resume=resume, force=force)
+        except BaseException:
+            let_go(self.path)
+            raise
+
+    def _enter(self, *, resume: bool, force: bool) -> None:
+        """Take over the folder: what is there goes, stays, or is another run's."""
+        earlier = _find(self.path, resume=resume, force=force)
+        if earlier is not None and (force or earlier.get(CLEARING)):
             self._clear()
+            earlier = None
         elif earlier is not None and earlier != self.config:
             keys = earlier.keys() | self.config.keys()
             changed = sorted(k for k in keys if earlier.get(k) != self.config.get(k))
@@ -184,21 +262,27 @@ class Run:
                 f"{self.path} holds a run with other options ({', '.join(changed)}); --resume "
                 "needs the same ones, --force replaces the run."
             )
-        write_text(self.path / "config.json", _json(self.config))
+        if earlier != self.config:
+            write_text(self.path / "config.json", _json(self.config))
 
     def _clear(self) -> None:
-        """Remove what a run of interp writes, and nothing else."""
+        """Remove what a run of interp writes, and nothing else.
+
+        The config goes last, and says so from the start: a run that was killed half cleared is
+        cleared by the next one, whatever its options.
+        """
+        write_text(self.path / "config.json", _json({"command": self.command, CLEARING: True}))
         for name in ("results", "acts", "neuronpedia", "sae"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (
-            "config.json", "manifest.json", "metrics.json", "report.html", "checkpoint.safetensors"
-        ):  # fmt: skip
+        for name in ("manifest.json", "metrics.json", "report.html", "checkpoint.safetensors"):
             (self.path / name).unlink(missing_ok=True)
 
     def drop(self) -> None:
         """Take back a run that has come to nothing: the config, and the folder, if it is alone."""
         if [p.name for p in self.path.iterdir()] == ["config.json"]:
             shutil.rmtree(self.path)
+        else:
+            let_go(self.path)
 
     def found(self, kind: type["Result"], name: str) -> "Result | None":
         """A result that an earlier start of this run saved; it then counts as added."""
@@ -210,9 +294,16 @@ class Run:
         return result
 
     def add(self, result: "Result") -> None:
-        """Save a result in the folder; it appears in ``metrics.json`` when the run is finished."""
+        """Save a result in the folder; it appears in ``metrics.json`` when the run is finished.
+
+        It takes the place of one of the same kind and name, such as one that was `found`.
+        """
         result.save(self._result(result.kind, result.name))
-        self.results.append(result)
+        named = [(r.kind, r.name) for r in self.results]
+        if (result.kind, result.name) in named:
+            self.results[named.index((result.kind, result.name))] = result
+        else:
+            self.results.append(result)
 
     def _result(self, kind: str, name: str) -> Path:
         return self.path / "results" / f"{kind}.{slug(name)}.json"
@@ -225,9 +316,10 @@ class Run:
             "argv": sys.argv[1:],
             "versions": versions(),
             "platform": platform.platform(),
-            "seconds": round(time.time() - self.started, 2),
+            "seconds": round(time.monotonic() - self.started, 2),
         }
         write_text(self.path / "manifest.json", _json(manifest))
+        let_go(self.path)
 
 
 def metrics(results: "Iterable[Result]") -> dict[str, Any]:

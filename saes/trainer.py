@@ -5,6 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
@@ -18,6 +19,7 @@ from interp.errors import DataError, ParameterError, StoreError
 from interp.live import live
 from interp.loading import device_of
 from interp.runs import sweep, versions
+from interp.stopping import undisturbed
 from saes.base import ARCHITECTURES, SAE, SAEConfig
 from saes.denormals import flushed_denormals
 from saes.optimizer import OPTIMIZERS
@@ -253,7 +255,12 @@ class _Loop:
         self.words = ""
 
     def run(self, first: int) -> None:
-        """Steps from ``first`` to the end."""
+        """Steps from ``first`` to the end; a command's Ctrl-C waits for one, and a checkpoint."""
+        alone = self.party.size == 1  # several processes would stop at different steps
+        with undisturbed(tell=True) if alone else nullcontext(lambda: False) as stopping:
+            self._steps(first, stopping)
+
+    def _steps(self, first: int, stopping: Callable[[], bool]) -> None:
         began, since = time.perf_counter(), first
         for step in range(first, self.steps):
             done = step + 1
@@ -263,16 +270,19 @@ class _Loop:
                 trainee.step(pairs[trainee.site], step, log=log)
             if log:
                 now = time.perf_counter()
-                speed = (done - since) * self.batches.size / (now - began)
+                speed = (done - since) * self.batches.size / max(now - began, 1e-9)
                 began, since = now, done
                 for trainee in self.trainees:
                     trainee.log[-1]["rows_per_second"] = speed
                 self.words = _words(self.trainees[0].log[-1])
             if self.progress is not None:
                 self.progress(done, self.steps, self.words)
+            stop = stopping()
             due = done % self.checkpoint_every == 0 or done == self.steps
-            if self.folder is not None and due:
+            if self.folder is not None and (due or stop):
                 self.party.led(lambda done=done: self.save(done))
+            if stop:
+                return
 
     def save(self, done: int) -> None:
         """Write the checkpoint, in the same form whatever the number of processes."""

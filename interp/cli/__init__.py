@@ -1,7 +1,7 @@
 """The `interp` command: parse, one library call, write. A file a command.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A failure is one sentence on stderr;
-``--debug`` shows where it came from.
+Exit codes: 0 done, 1 failed, 2 wrong usage; 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by
+SIGHUP. A failure is one sentence on stderr; ``--debug`` shows where it came from.
 """
 
 import os
@@ -26,6 +26,7 @@ from interp.cli import (
     sparsity,
 )
 from interp.cli.shell import State, command, speaks
+from interp.stopping import heeding
 
 __all__ = ["app", "main"]
 
@@ -83,4 +84,5 @@ def main() -> None:
             setattr(State, name, True)
     if not speaks():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
-    app()
+    with heeding(leave=True):
+        app()

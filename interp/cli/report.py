@@ -44,6 +44,7 @@ def command_of(runs: Sequence[Path]) -> str | None:
     """The command lines that made some runs, as they were typed; None where no run says one.
 
     A run's manifest holds the arguments of the program that made it, which is not always `interp`.
+    A run that was cut short and resumed says what an unbroken one says.
     """
     from interp.cli import COMMANDS, sae
 
@@ -54,5 +55,6 @@ def command_of(runs: Sequence[Path]) -> str | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a run that was cut short has none
         if isinstance(argv, list) and argv and argv[0] in (*COMMANDS, sae.app.info.name):
-            found.append(shlex.join(["interp", *map(str, argv)]))
+            typed = [str(a) for a in argv if a not in ("--resume", "--force")]
+            found.append(shlex.join(["interp", *typed]))
     return "; ".join(dict.fromkeys(found)) or None

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from interp.errors import InterpError, ParameterError
+from interp.locking import let_go_of_all
+from interp.stopping import heeding
 
 if TYPE_CHECKING:
     from interp.data import Dataset
@@ -47,9 +49,10 @@ def command(
                     f"{name} runs in one process; start it without torchrun, which is for capture "
                     "and sae train."
                 )
-            run(*args, **kwargs)
-        except KeyboardInterrupt:
-            _fail("interrupted; the same command with --resume goes on where it stopped.", 130)
+            with heeding():
+                run(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            _fail(_interrupted(run, kwargs), getattr(stop, "code", 130))
         except ParameterError as error:
             _fail(str(error), 2)
         except InterpError as error:
@@ -63,9 +66,19 @@ def command(
             if State.debug:
                 raise
             _fail(f"{_sentence(error)} (--debug shows where).", 1)
+        finally:
+            let_go_of_all()
 
     guarded.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]  typer reads it
     app.command(name, no_args_is_help=_needs_arguments(run))(guarded)
+
+
+def _interrupted(run: Callable[..., None], given: Mapping[str, Any]) -> str:
+    """What to do after an interruption; every file is whole, or absent."""
+    if "resume" not in inspect.signature(run).parameters:
+        return "interrupted; nothing is half written, start it again."
+    instead = " in place of --force" if given.get("force") else ""
+    return f"interrupted; the same command with --resume{instead} goes on where it stopped."
 
 
 def _needs_arguments(run: Callable[..., None]) -> bool:
@@ -74,7 +87,7 @@ def _needs_arguments(run: Callable[..., None]) -> bool:
 
 
 def _fail(sentence: str, code: int) -> None:
-    if State.debug and code != 130:
+    if State.debug and code <= 2:
         raise  # noqa: PLE0704  inside an except clause of `guarded`
     _tell_torchrun(sentence)
     who = "interp" if not _others() else f"interp, rank {os.environ['RANK']}"
@@ -102,8 +115,8 @@ def _tell_torchrun(sentence: str) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "no space is left on the device; free some and use --resume"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space is left on the device; free some and start it again with --resume"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory; use a smaller --batch-size or fewer --hookpoints"
     text = " ".join(str(error).split())[:300].rstrip(".")

@@ -30,7 +30,7 @@ from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hook, hooked
 from interp.loading import load
 from interp.models import Model, quiet_transformers
-from interp.runs import write_text
+from interp.runs import whole_files, write_text
 from probes.steering import check_language_model
 from saes.base import SAE
 from saes.codebook.layer import Codebook, CodebookConfig, Edit, Snap
@@ -284,6 +284,7 @@ class Codebooks(nn.Module):
             The folder cannot be written.
         """
         folder, module = Path(path), self.model.module
+        (folder / FOLDER / DOCUMENT).unlink(missing_ok=True)
         if weights:
             keep = getattr(module, "save_pretrained", None)
             if not callable(keep):
@@ -291,11 +292,10 @@ class Codebooks(nn.Module):
                     f"{self.model.spec} has no save_pretrained; save its weights yourself, and the "
                     "codebooks with weights=False."
                 )
-            with quiet_transformers():
-                keep(folder)
+            with quiet_transformers(), whole_files(folder) as beside:
+                keep(beside)
                 if self.model.tokenizer is not None:
-                    self.model.tokenizer.save_pretrained(folder)
-        (folder / FOLDER / DOCUMENT).unlink(missing_ok=True)
+                    self.model.tokenizer.save_pretrained(beside)
         for point in self.points:
             book = self[point.name]
             book.metadata = {**book.metadata, "hookpoint": point.name}

@@ -19,6 +19,7 @@ from interp.hooks import evaluating
 from interp.live import live
 from interp.placement import resident
 from interp.runs import versions
+from interp.stopping import undisturbed
 from saes.codebook.data import TokenBatches
 from saes.codebook.fitting import initialise_codes, k_at, replace_dead
 from saes.codebook.log import CodebookTraining
@@ -149,14 +150,17 @@ def train_codebooks(
     books.train()
     progress = live(progress, "training")
     try:
-        with flushed_denormals():
+        with flushed_denormals(), undisturbed(tell=True) as stopping:
             for step in range(first, steps):
                 run.step(step)
                 done = step + 1
                 if progress is not None:
                     progress(done, steps, run.words())
-                if folder is not None and (done % every == 0 or done == steps):
+                stop = stopping()
+                if folder is not None and (done % every == 0 or done == steps or stop):
                     run.save(folder, done)
+                if stop:
+                    break
     finally:
         module.train(training)
         books.eval()

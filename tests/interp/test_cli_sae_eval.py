@@ -1,6 +1,7 @@
 """``interp sae eval``: the library's numbers, in a run folder; and what it refuses."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -68,6 +69,29 @@ def test_a_store(invoke, saved, tmp_path, monkeypatch):
     assert other.exit_code == 0, other.output
     numbers = json.loads((out / "metrics.json").read_text())
     assert list(numbers["sae_evaluation"]) == ["b"]
+
+
+def test_resume_keeps_what_is_there_and_ends_the_same(
+    invoke, folder, saved, table, tmp_path, monkeypatch
+):
+    out, evaluate = tmp_path / "run", saes.evaluate
+    arguments = ["sae", "eval", saved[0], folder("gpt2"), table, "--out", out, "--other", saved[1],
+                 "--label-column", "odd", "--ks", "1,2"]  # fmt: skip
+    calls = []
+    monkeypatch.setattr(saes, "evaluate", lambda *a, **k: calls.append(1) or evaluate(*a, **k))
+    monkeypatch.setattr("sys.argv", ["interp", *map(str, arguments)])
+    with monkeypatch.context() as patched:
+        patched.setattr(saes, "sparse_probing", lambda *a, **k: signal.raise_signal(signal.SIGINT))
+        killed = invoke(*arguments)
+    assert killed.exit_code == 130 and "--resume goes on" in killed.stderr
+    assert len(list((out / "results").glob("*.json"))) == 3 and not (out / "report.html").exists()
+    done = invoke(*arguments, "--resume")
+    assert done.exit_code == 0 and len(calls) == 1, done.output
+    left = {f: (out / f).read_bytes() for f in ("metrics.json", "report.html")}
+    assert invoke(*arguments, "--force").exit_code == 0 and len(calls) == 2
+    assert left == {f: (out / f).read_bytes() for f in left}
+    other = invoke(*arguments, "--seed", 1, "--resume")
+    assert other.exit_code == 1 and "other options (seed)" in other.stderr
 
 
 def test_a_dry_run_writes_nothing(invoke, folder, saved, table, tmp_path, monkeypatch):

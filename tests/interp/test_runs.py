@@ -86,6 +86,22 @@ def test_resume_finds_what_is_there(tmp_path):
     assert run.results == [found]
 
 
+def test_a_result_that_is_added_again_takes_its_place(tmp_path):
+    finished(tmp_path / "run")
+    run = Run(tmp_path / "run", "probe", OPTIONS, resume=True)
+    assert run.found(Count, "b/../c") is not None
+    run.add(Count(name="a", n=3, value=1.0))
+    run.add(Count(name="b/../c", n=3, value=9.0))
+    assert [(r.name, r.value) for r in run.results] == [("b/../c", 9.0), ("a", 1.0)]
+
+
+def test_the_same_run_forced_is_that_run(tmp_path):
+    finished(tmp_path / "run")
+    config = (tmp_path / "run" / "config.json").read_bytes()
+    finished(tmp_path / "run", force=True)
+    assert (tmp_path / "run" / "config.json").read_bytes() == config
+
+
 def test_force_clears_the_run_and_nothing_else(tmp_path):
     finished(tmp_path / "run")
     (tmp_path / "run" / "my notes.txt").write_text("keep")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from interp.store import ActivationStore
     from saes import SAE
 
+LETTERS = "first letters"
+"""The name of that result."""
 TIMED = 4096
 """Rows that a dry run evaluates."""
 
@@ -74,6 +76,7 @@ def run(
     device: o.Device = "auto",
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    resume: o.Resume = False,
     force: o.Force = False,
     dry_run: o.DryRun = False,
     as_json: o.Json = False,
@@ -82,7 +85,8 @@ def run(
     """Judge a saved SAE on a store, or on a model and data, and write a report.
 
     MODEL and DATA are captured in memory; for more rows than fit, capture a store first. With
-    texts and a causal language model the loss recovered by splicing is measured too.
+    texts and a causal language model the loss recovered by splicing is measured too. With --resume
+    the results that the run in --out holds are kept.
     """
     if (store is None) == (model is None or data is None):
         raise ParameterError("interp sae eval takes SAE and MODEL and DATA, or --store STORE.")
@@ -96,9 +100,11 @@ def run(
     from interp.capturing import Capture
     from interp.loading import device_of
     from interp.runs import Run, find_run
+    from saes.similarity import Stability
 
+    earlier = None
     if not dry_run:
-        find_run(out, resume=False, force=force)  # refuse before anything is read
+        earlier = find_run(out, resume=resume, force=force)  # refuse before anything is read
     judged = saes.SAE.from_pretrained(sae)
     if judged.paired:
         from interp.cli.sae.judge_pairs import judge
@@ -108,8 +114,9 @@ def run(
                 "--label-column, --absorption, --first-letters, --other and --target are not for a "
                 "VL-SAE; `interp sae concepts` takes --label-column."
             )
-        judge(judged, store, o.split_commas(hookpoint), out, device, batch_size, seed, force=force,
-              dry_run=dry_run, as_json=as_json, finish=_finish)  # fmt: skip
+        judge(judged, store, o.split_commas(hookpoint), out, device, batch_size, seed,
+              resume=earlier is not None, force=force, dry_run=dry_run, as_json=as_json,
+              finish=_finish)  # fmt: skip
         return
     points = _hookpoints(judged, o.split_commas(hookpoint), target)
     loaded, source = None, None
@@ -151,28 +158,34 @@ def run(
         "max_length": max_length,
         "seed": seed,
     }
-    with bar("evaluating") as progress:
-        found = saes.evaluate(
-            judged,
-            acts,
-            y=held[target] if target else None,
-            batch_size=batch_size,
-            name="+".join(points),
-            progress=progress,
-        )
-    started = Run(out, "sae eval", options, force=force)
-    _add(started, found, about)
+    # A run that is there is compared now, a new one begins with its first result: what fails leaves
+    # none behind.
+    started = None if earlier is None or force else Run(out, "sae eval", options, resume=True)
+    name = "+".join(points)
+    if started is None or started.found(saes.Evaluation, name) is None:
+        with bar("evaluating") as progress:
+            found = saes.evaluate(
+                judged,
+                acts,
+                y=held[target] if target else None,
+                batch_size=batch_size,
+                name=name,
+                progress=progress,
+            )
+        started = started or Run(out, "sae eval", options, force=force)
+        _add(started, found, about)
     if loaded is not None and source is not None and loss:
         _loss(started, judged, loaded, source, points, target, max_length, seed, about)
-    if other is not None:
+    if other is not None and started.found(Stability, name) is None:
         second = saes.SAE.from_pretrained(other)
-        _add(started, saes.seed_stability(judged, second, seed=seed, name=found.name), about)
+        _add(started, saes.seed_stability(judged, second, seed=seed, name=name), about)
     rows = held.rows_of(points[0]) if label_column else None
     for label in label_column or []:
         _label(
             started, judged, acts, rows, label, held, group_column, sizes, absorption, seed, about
         )
-    if first_letters and loaded is not None:
+    letters_known = first_letters and started.found(saes.Absorption, LETTERS) is not None
+    if first_letters and loaded is not None and not letters_known:
         letters = saes.first_letters(loaded, source, max_length)
         absorbed = saes.feature_absorption(
             judged,
@@ -181,7 +194,7 @@ def run(
             groups=letters["token"].to_numpy(),
             seed=seed,
             batch_size=batch_size,
-            name="first letters",
+            name=LETTERS,
         )
         _add(started, absorbed, about)
     _finish(started, as_json)
@@ -266,6 +279,8 @@ def _loss(
     if data.kind != "text" or len(points) > 1:
         note("no loss is recovered: that takes texts, and an SAE of one hook point.")
         return
+    if run.found(saes.LossRecovered, points[0]) is not None:
+        return
     try:
         with bar("splicing") as progress:
             found = saes.loss_recovered(
@@ -276,6 +291,7 @@ def _loss(
                 out_hookpoint=target,
                 max_length=max_length,
                 seed=seed,
+                name=points[0],
                 progress=progress,
             )
     except ModelError as error:
@@ -312,9 +328,10 @@ def _label(
         group = "document"  # tokens of one text must not be in training and test
     groups = None if group is None else rows[group].to_numpy()
     name = f"{(store.manifest.get('data') or {}).get('name', 'data')}.{label}"
-    found = saes.sparse_probing(sae, acts, labels, groups=groups, ks=ks, seed=seed, name=name)
-    _add(run, found, about)
-    if absorption:
+    if run.found(saes.SparseProbing, name) is None:
+        found = saes.sparse_probing(sae, acts, labels, groups=groups, ks=ks, seed=seed, name=name)
+        _add(run, found, about)
+    if absorption and run.found(saes.Absorption, name) is None:
         absorbed = saes.feature_absorption(sae, acts, labels, groups=groups, seed=seed, name=name)
         _add(run, absorbed, about)
 

@@ -44,7 +44,7 @@ def run(
     """Say which concepts stand out in an image, a text, or in what the two share."""
     import interp
     import saes
-    from interp.runs import Run, find_run, read_results
+    from interp.runs import Run, find_run, read_config, read_results
 
     if image is None and text is None:
         raise ParameterError("interp sae explain takes --image, --text, or both.")
@@ -54,7 +54,7 @@ def run(
     known = [r for r in read_results(concepts) if isinstance(r, saes.Concepts)]
     if not known:
         raise ParameterError(f"{concepts} holds no concepts; `interp sae concepts` finds them.")
-    earlier = find_run(concepts, resume=True, force=False) or {}
+    earlier = read_config(concepts)
     if earlier.get("sae", own := weights_hash(coder)) != own:
         raise ParameterError(f"the concepts in {concepts} are those of another SAE than {sae}.")
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision,

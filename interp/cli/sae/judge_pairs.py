@@ -1,6 +1,7 @@
 """``interp sae eval`` of a VL-SAE: what pairs share, and what is kept of each modality."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ def judge(
     batch_size: int | None,
     seed: int,
     *,
+    resume: bool,
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -45,6 +47,7 @@ def judge(
     import saes
     from interp.loading import device_of
     from interp.runs import Run
+    from saes.evaluation import sae_name
     from saes.vl import MODALITIES
 
     known = sae.metadata.get("hookpoints")
@@ -67,24 +70,29 @@ def judge(
     sae.to(device_of(device))
     about = {k: held.manifest.get(k) for k in ("model", "data", "pool")}
     identity = {"sae": weights_hash(sae), **about, "hookpoints": points, "seed": seed}
-    found = []
+    started = Run(out, "sae eval", identity, resume=True) if resume and not force else None
+
+    def add(kind: Any, name: str, find: Callable[[], Any]) -> None:
+        nonlocal started
+        if started is None or started.found(kind, name) is None:
+            result = find()
+            started = started or Run(out, "sae eval", identity, force=force)
+            started.add(replace(result, provenance={**about, **result.provenance}))
+
     with bar("evaluating"):
-        found.append(
-            saes.evaluate_pairs(
-                sae,  # pyright: ignore[reportArgumentType]  it refuses others
-                images,
-                texts,
-                top=min(TOP, len(images)),
-                batch_size=batch_size,
-                seed=seed,
-            )
+        how: dict[str, Any] = {"top": min(TOP, len(images)), "batch_size": batch_size, "seed": seed}
+        add(
+            saes.PairEvaluation,
+            sae_name(sae),
+            lambda: saes.evaluate_pairs(sae, images, texts, **how),  # pyright: ignore[reportArgumentType]  it refuses others
         )
         for modality, acts in zip(MODALITIES, (images, texts), strict=True):
             side = sae.side(modality)  # pyright: ignore[reportCallIssue]  a paired SAE has sides
-            found.append(saes.evaluate(side, acts, batch_size=batch_size, name=modality))
-    from dataclasses import replace
-
-    started = Run(out, "sae eval", identity, force=force)
-    for result in found:
-        started.add(replace(result, provenance={**about, **result.provenance}))
+            add(
+                saes.Evaluation,
+                modality,
+                lambda s=side, a=acts, m=modality: saes.evaluate(
+                    s, a, batch_size=batch_size, name=m
+                ),
+            )
     finish(started, as_json)
