@@ -103,6 +103,7 @@ class Capture:
             self.data = token_labels(self.model, self.data, max_length)
         self.pool: str = pool
         self.feed = feed(self.model, self.data, max_length)
+        self.feed.pool = pool
         points = self.model.resolve(hookpoints)
         self._prepare(self.feed.check(points), batch_size, dtype, shard_rows)
 
@@ -381,7 +382,7 @@ class Capture:
         def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
             x, mask = as_tokens(point, tensor, self.feed.mask_of(point), self.how(point), len(rows))
             buffer = buffers[point.name]
-            pooled = pool(x, mask, self.how(point)).to(buffer.dtype)
+            pooled = pool(x, mask, self.how(point)).to(buffer.device, buffer.dtype)
             local = [r - span[0] for r in rows]
             if self.pool == "all":
                 lengths, first = self.lengths[point.name], starts[point.name]

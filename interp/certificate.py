@@ -111,4 +111,4 @@ def _run(
         padded = model.text_inputs(padded)
     with evaluating(model.module), torch.inference_mode(), hooked(model.module, points, keep):
         module(**padded)
-    return [{k: v[i][mask[i]] for k, v in held.items()} for i in range(len(ids))]
+    return [{k: v[i][mask[i].to(v.device)] for k, v in held.items()} for i in range(len(ids))]

@@ -35,6 +35,7 @@ class Feed:
         self.model = model
         self.data = data
         self.mask: Tensor | None = None
+        self.pool: Pool = "all"  # how the positions are pooled, for a model that does it itself
         self.lengths: Sequence[int] = [1] * len(data)
         self.max_length: int | None = None
         self.notes: list[str] = []
@@ -148,6 +149,8 @@ class TextFeed(Feed):
             return module.get_encoder()(**padded)
         if self.stack == "decoder":
             self.mask = None
+        if self.mask is not None:
+            self.mask = self.model.pools(self.mask, self.pool)
         return module(**self.model.text_inputs(padded))
 
 
@@ -209,6 +212,7 @@ def as_tokens(
         raise ShapeError(
             f"{point.name} holds {str(x.dtype).removeprefix('torch.')} numbers, not activations."
         )
+    mask = None if mask is None else mask.to(x.device)  # a device map's blocks have their own
     if x.ndim and mask is not None and x.shape[:2] != mask.shape and len(x) == mask.numel():
         x = x.unflatten(0, mask.shape)  # [b * t, width], as in OPT's MLP
     if point.axis == "first" and x.ndim == 3:

@@ -99,6 +99,7 @@ def patch(model: Model | nn.Module, values: Mapping[str, Tensor]) -> Iterator[No
         A tensor does not have the shape of what it replaces.
     """
     model = load(model)
+    model.local("activations are changed")
     points = model.resolve(list(values))
     names = {p.name: p for p in points}
     held = {name: values[name] for name in names if name in values}
@@ -149,5 +150,6 @@ def _at(
     model: Model | nn.Module, hookpoint: str, fn: Callable[[HookPoint, Tensor], Tensor]
 ) -> Iterator[None]:
     model = load(model)
+    model.local("activations are changed")
     with hooked(model.module, model.resolve(hookpoint), fn):
         yield

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from torch import nn
 from interp.distributed import world
 from interp.errors import InterpError, ModelError, ParameterError
 from interp.models import Model, quiet_transformers
+from interp.placement import PREFIX, DeviceMap, device_map_of, is_spread
 
 __all__ = ["DTYPES", "device_of", "import_factory", "load"]
 
@@ -39,6 +40,10 @@ def load(
     tokenizer: Any = None,
     processor: Any = None,
     trust_remote_code: bool = False,
+    device_map: str | Mapping[str, Any] | None = None,
+    max_memory: Mapping[Any, Any] | None = None,
+    offload_folder: str | Path | None = None,
+    remote: bool = False,
 ) -> Model:
     """A `Model` from a specification.
 
@@ -47,11 +52,19 @@ def load(
     spec : a Hugging Face id or folder, ``tl:ID``, ``nnsight:ID``, ``file.py:factory``,
         ``package.module:factory``, ``demo:NAME``, or an ``nn.Module`` (kept where it is, and as
         it is, unless device or dtype are given).
-    device : ``"auto"`` takes CUDA where there is one.
+    device : ``"auto"`` takes CUDA where there is one; ``"map"``, ``"map:balanced"`` and
+        ``"map:FILE.json"`` are a device map, as a command line can give it.
     dtype : of the weights; None keeps the checkpoint's own.
     revision : branch, tag or commit of a hub model.
     tokenizer, processor : in place of the model's own.
     trust_remote_code : let a hub model run its own code.
+    device_map : spread a Hugging Face model over devices, memory and disk, as its own
+        ``from_pretrained`` does: ``"auto"``, ``"balanced"``, or a device or ``"disk"`` for each
+        part. All that looks at activations or changes them works; what reads weights one by one
+        needs them in memory, and says so.
+    max_memory, offload_folder : of a device map, as for ``from_pretrained``.
+    remote : run an ``nnsight:`` model on the server that NDIF_HOST names, with the key in
+        NDIF_API_KEY; only its config and tokenizer come here, and hook points are read there.
 
     Raises
     ------
@@ -64,23 +77,38 @@ def load(
         if dtype not in DTYPES:
             raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
         dtype = DTYPES[dtype]
+    spread = device_map_of(device, device_map, max_memory, offload_folder)
     if isinstance(spec, nn.Module):
+        if spread is not None:
+            raise ParameterError("a device map is for a model by name; a module is where it is.")
         name = type(spec).__name__
         model = Model(spec, spec=name, tokenizer=tokenizer, processor=processor)
         return _place(model, None if device == "auto" else device, dtype)
-    target = device_of(device)
     spec = str(spec)
     prefix, colon, rest = spec.partition(":")
+    if remote:
+        if prefix != "nnsight" or spread is not None:
+            raise ParameterError(
+                f"--remote runs nnsight:ID on a server, without a device map here; got {spec}."
+            )
+        from interp.remote import remote_model
+
+        model = remote_model(rest, spec, dtype, revision, trust_remote_code)
+        model.tokenizer = tokenizer or model.tokenizer
+        return model
+    target = device_of(device)
     if colon and prefix in LOADERS:
-        model = LOADERS[prefix](rest, spec, dtype, revision, trust_remote_code)
+        model = LOADERS[prefix](rest, spec, dtype, revision, trust_remote_code, spread)
     elif colon and (prefix.endswith(".py") or rest.isidentifier()):
+        if spread is not None:
+            raise ModelError(f"{spec} places its module itself, so it takes no device map.")
         model = _from_factory(prefix, rest, spec)
     else:
-        model = _from_hugging_face(spec, spec, dtype, revision, trust_remote_code)
+        model = _from_hugging_face(spec, spec, dtype, revision, trust_remote_code, spread)
     model.tokenizer = tokenizer or model.tokenizer
     model.processor = processor or model.processor
     model.module.eval()
-    return _place(model, target, dtype)
+    return model if spread is not None else _place(model, target, dtype)
 
 
 def import_factory(path: str, name: str, spec: str) -> Callable[[], Any]:
@@ -127,17 +155,26 @@ def _from_factory(path: str, name: str, spec: str) -> Model:
     return Model(made, spec=spec, tokenizer=tokenizer)
 
 
-def _from_demo(name: str, spec: str, dtype: Any, revision: Any, trust: bool) -> Model:
+def _from_demo(
+    name: str, spec: str, dtype: Any, revision: Any, trust: bool, spread: DeviceMap | None
+) -> Model:
     from interp import demo
 
     folder = demo.model_path(name)
-    if name in demo.MODULES:
-        return Model(demo.MODULES[name](folder), spec=spec)
-    return _from_hugging_face(str(folder), spec, dtype, None, False)
+    if name not in demo.MODULES:
+        return _from_hugging_face(str(folder), spec, dtype, None, False, spread)
+    if spread is not None:
+        raise ModelError(f"{spec} is no Hugging Face model, so it takes no device map.")
+    return Model(demo.MODULES[name](folder), spec=spec)
 
 
 def _from_hugging_face(
-    source: str, spec: str, dtype: torch.dtype | None, revision: str | None, trust: bool
+    source: str,
+    spec: str,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    trust: bool,
+    spread: DeviceMap | None,
 ) -> Model:
     """A causal LM, encoder, ViT, CLIP, …: the class that the checkpoint's config names."""
     import transformers
@@ -166,10 +203,11 @@ def _from_hugging_face(
                 dtype=dtype or "auto",
                 use_safetensors=True,
                 output_loading_info=True,
+                **({} if spread is None else spread.options()),
                 **options,
             )
         except Exception as error:
-            raise _explain(source, local.is_dir(), error) from error
+            raise explain(source, local.is_dir(), error) from error
         tokenizer = _optional(transformers.AutoTokenizer, source, options)
         processor = None
         if getattr(config, "vision_config", None) is not None or hasattr(config, "image_size"):
@@ -210,7 +248,7 @@ def _auto_class(config: Any, trust: bool) -> Any:
     return causal if custom or known else transformers.AutoModel
 
 
-def _explain(source: str, local: bool, error: Exception) -> ModelError:
+def explain(source: str, local: bool, error: Exception) -> ModelError:
     """One sentence for what went wrong while a checkpoint was loaded."""
     text = _one_line(error)
     if local:
@@ -240,8 +278,14 @@ def _explain(source: str, local: bool, error: Exception) -> ModelError:
 
 
 def _from_transformer_lens(
-    name: str, spec: str, dtype: torch.dtype | None, revision: str | None, trust: bool
+    name: str,
+    spec: str,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    trust: bool,
+    spread: DeviceMap | None,
 ) -> Model:
+    _no_map(spread, spec, name)
     try:
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError as error:
@@ -262,7 +306,7 @@ def _from_transformer_lens(
             )
         except Exception as error:
             if not Path(source).is_dir() and isinstance(error, OSError):
-                raise _explain(source, False, error) from error
+                raise explain(source, False, error) from error
             raise ModelError(f"transformer-lens cannot load {name}: {_one_line(error)}.") from error
         # its own tokenizer adds a start token that Hugging Face's does not; ours gives equal rows
         options: dict[str, Any] = {"trust_remote_code": trust}
@@ -273,8 +317,14 @@ def _from_transformer_lens(
 
 
 def _from_nnsight(
-    name: str, spec: str, dtype: torch.dtype | None, revision: str | None, trust: bool
+    name: str,
+    spec: str,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    trust: bool,
+    spread: DeviceMap | None,
 ) -> Model:
+    _no_map(spread, spec, name)
     try:
         from nnsight import TransformersModel
     except ImportError as error:
@@ -285,19 +335,24 @@ def _from_nnsight(
         options["trust_remote_code"] = True
     with quiet_transformers():
         try:
-            task = _task(source, options)  # named, for the library would ask the hub for it
+            task = task_of(source, options)  # named, for the library would ask the hub for it
             if dtype is not None:
                 options["dtype"] = dtype
             envoy = TransformersModel(source, dispatch=True, task=task, **options)
         except Exception as error:
             if not Path(source).is_dir():
-                raise _explain(source, False, error) from error
+                raise explain(source, False, error) from error
             raise ModelError(f"nnsight cannot load {name}: {_one_line(error)}.") from error
     module = envoy._module
     return Model(module, spec=spec, revision=revision, tokenizer=envoy.tokenizer)
 
 
-def _task(source: str, options: dict[str, Any]) -> str:
+def _no_map(spread: DeviceMap | None, spec: str, name: str) -> None:
+    if spread is not None:
+        raise ModelError(f"{spec} takes no device map; load {name} by its plain name for that.")
+
+
+def task_of(source: str, options: dict[str, Any]) -> str:
     """The transformers pipeline that a checkpoint's class stands for."""
     import transformers
 
@@ -317,7 +372,7 @@ def _local_or_demo(name: str) -> str:
     return name
 
 
-LOADERS: dict[str, Callable[[str, str, Any, Any, bool], Model]] = {
+LOADERS: dict[str, Callable[[str, str, Any, Any, bool, DeviceMap | None], Model]] = {
     "demo": _from_demo,
     "tl": _from_transformer_lens,
     "nnsight": _from_nnsight,
@@ -348,7 +403,8 @@ def _offline() -> bool:
 def device_of(device: str | torch.device) -> torch.device:
     """The device of a name, tried by putting a number on it.
 
-    ``"auto"`` is CUDA where there is one, and under torchrun the one of the process's rank.
+    ``"auto"`` is CUDA where there is one, and under torchrun the one of the process's rank; so is
+    ``"map"``, for what is beside a model with a device map.
 
     Raises
     ------
@@ -356,16 +412,23 @@ def device_of(device: str | torch.device) -> torch.device:
         There is no device of that name.
     """
     own = f"cuda:{world().local_rank}" if world().size > 1 else "cuda"
-    chosen = device if device != "auto" else own if torch.cuda.is_available() else "cpu"
+    if str(device) == "auto" or str(device).partition(":")[0] == PREFIX:
+        device = own if torch.cuda.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=chosen).device
+        return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ParameterError(
-            f"device {str(device)!r} is not there; use auto, cpu, cuda or cuda:1."
+            f"device {str(device)!r} is not there; use auto, cpu, cuda, cuda:1 or map."
         ) from error
 
 
 def _place(model: Model, device: Any, dtype: Any) -> Model:
+    if is_spread(model.module):
+        if device is not None or dtype is not None:
+            raise ModelError(
+                f"{model.spec} lies where its device map put it; load it anew to move or cast it."
+            )
+        return model
     there = device is None or model.device == device
     if not there or (dtype is not None and model.dtype != dtype):
         try:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from interp.errors import DataError, ModelError, ParameterError
 from interp.hookpoints import HookPoint, HookPoints
+from interp.placement import input_device, is_spread, weights
+from interp.pooling import Pool
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +42,10 @@ class Model:
     spec : what it was loaded from.
     revision : the commit of a hub model, or None.
     tokenizer, processor : None where the model has none.
+    remote : whether its forwards run on a server, as `interp.remote.RemoteModel`'s do.
     """
+
+    remote = False
 
     def __init__(
         self,
@@ -84,9 +89,10 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lies; the CPU for a module without parameters."""
-        first = next(self.module.parameters(), None)
-        return torch.device("cpu") if first is None else first.device
+        """Where inputs go: at the first parameter, or where a device map runs the first part; the
+        CPU for a module without parameters.
+        """
+        return input_device(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,8 +114,13 @@ class Model:
         ------
         ModelError
             A part that holds parameters says nothing on how they begin, or the model is
-            transformer-lens's, whose parts are wrapped.
+            transformer-lens's, whose parts are wrapped, or it was loaded with a device map.
         """
+        if is_spread(self.module):
+            raise ModelError(
+                f"{self.spec} was loaded with a device map, and random weights are drawn for a "
+                "model that is in one place; load it without."
+            )
         # the seed reaches every CUDA generator, so theirs are put back too
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
@@ -170,9 +181,7 @@ class Model:
         that change places change it, and the number of threads does not.
         """
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
-            if not isinstance(tensor, Tensor):
-                continue
+        for name, tensor in weights(self.module):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             flat = tensor.detach().contiguous().reshape(-1)
             if flat.is_complex():
@@ -203,6 +212,15 @@ class Model:
             "tokenizer": self.tokenizer_hash,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
+
+    def local(self, what: str) -> None:
+        """Raise ModelError if the model is not on this machine, for what is done only here."""
+
+    def pools(self, mask: Tensor, how: Pool) -> Tensor:
+        """The mask [b, t] of what hook points hold in the next forward, of texts with this mask; a
+        model that runs elsewhere pools there, and then it is [b, 1].
+        """
+        return mask
 
     def takes(self, argument: str) -> bool:
         """Whether the module's forward has an argument of this name."""
@@ -361,17 +379,19 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as library
 
     level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
+    others = [logging.getLogger(name) for name in ("huggingface_hub", "accelerate")]
+    levels = [logger.level for logger in others]
     library.set_verbosity_error()
     library.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
+    for logger in others:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         library.set_verbosity(level)
-        hub.setLevel(hub_level)
+        for logger, before in zip(others, levels, strict=True):
+            logger.setLevel(before)
         if bars:
             library.enable_progress_bar()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interp.errors import ModelError, ParameterError
+from interp.placement import resident
 from interp.results import Result
 from interp.runs import versions
 
@@ -261,6 +262,7 @@ def merge_channels(
             "merging takes beta from 0 to below 1, most above 0 and at most 1, and distance "
             f"balanced or paper; got {beta}, {most}, {distance!r}."
         )
+    resident(module, "merging its channels")
     smaller = copy.deepcopy(module)
     axes = list(axes or channel_axes(module))
     merges: dict[str, list[tuple[int, int, float]]] = {a.producer: [] for a in axes}

@@ -26,6 +26,7 @@ from interp.hookpoints import HookPoint
 from interp.hooks import hooked
 from interp.loading import load
 from interp.models import Model
+from interp.placement import resident
 from interp.pooling import Pool
 from interp.results import Result
 from interp.runs import versions
@@ -554,11 +555,12 @@ def quantised(model: Model | nn.Module, kind: str) -> Iterator[int]:
     ParameterError
         The kind is none of the three.
     ModelError
-        There is nothing to round.
+        There is nothing to round, or a device map keeps weights out of memory.
     """
     if kind not in (*BITS, "bfloat16"):
         raise ParameterError(f"weights are rounded to bfloat16, int8 or int4; got {kind!r}.")
     module = model.module if isinstance(model, Model) else model
+    resident(module, "rounding its weights")
     if kind == "bfloat16":
         wide = [p for p in module.parameters() if p.dtype in (torch.float32, torch.float64)]
         targets = [(p, -1) for p in wide]

@@ -21,6 +21,7 @@ from interp.feeds import TextFeed
 from interp.hooks import evaluating
 from interp.loading import load
 from interp.models import Model
+from interp.placement import real
 from interp.pooling import Pool
 from interp.results import Result
 from interp.runs import versions
@@ -299,7 +300,7 @@ def lens_logits(model: Model, directions: Tensor) -> Tensor:
         The directions do not have the width of the stream.
     """
     unembed, norm = model.unembedding(), model.final_norm()
-    weight: Any = unembed.weight
+    weight = real(unembed)
     if directions.shape[1] != weight.shape[-1]:
         raise ShapeError(
             f"the unembedding of {model.spec} reads vectors of {weight.shape[-1]}; the direction "
@@ -311,7 +312,7 @@ def lens_logits(model: Model, directions: Tensor) -> Tensor:
     with torch.no_grad():
         if norm is not None:
             v = (norm(v[:, None]) - norm(torch.zeros_like(v[:1])[:, None]))[:, 0]
-        logits = v.double() @ weight.detach().double().T
+        logits = v.to(weight.device).double() @ weight.detach().double().T
     words = len(model.tokenizer) if model.tokenizer is not None else logits.shape[1]
     logits = logits[:, :words]  # rows beyond the vocabulary only round up the matrix
     return logits - logits.mean(1, keepdim=True)

@@ -40,6 +40,7 @@ def run(
         ),
     ] = None,
     device: o.Device = "auto",
+    remote: o.Remote = False,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
     resume: o.Resume = False,
@@ -63,7 +64,7 @@ def run(
 
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision,
                                "trust_remote_code": trust_remote_code}  # fmt: skip
-    loaded = interp.load(model, **loading)
+    loaded = interp.load(model, remote=remote, **loading)
     columns: dict[str, Any] = {
         "text_column": text_column,
         "label_column": label_column,

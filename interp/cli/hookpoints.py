@@ -15,6 +15,7 @@ def run(
     ] = None,
     roles: Annotated[bool, typer.Option("--roles", help="Only rows that have a role.")] = False,
     device: o.Device = "auto",
+    remote: o.Remote = False,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
     as_json: o.Json = False,
@@ -24,7 +25,11 @@ def run(
     import interp
 
     loaded = interp.load(
-        model, device=device, revision=revision, trust_remote_code=trust_remote_code
+        model,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        remote=remote,
     )
     rows = loaded.points.table()
     if match is not None:

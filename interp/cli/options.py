@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.shell import read_config
+from interp.cli.shell import note, read_config
 
 Model = Annotated[
     str,
@@ -92,7 +92,32 @@ GroupColumn = Annotated[
 Dtype = Annotated[
     str | None, typer.Option(help="Of the model: float32, bfloat16, …; else the checkpoint's own.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1; map spreads a Hugging Face model over all GPUs, memory and "
+        "disk, map:FILE.json as a file says."
+    ),
+]
+
+
+def _say_status(remote: bool) -> bool:
+    if remote:
+        from interp.remote import RemoteModel
+
+        RemoteModel.tell = staticmethod(note)
+    return remote
+
+
+Remote = Annotated[
+    bool,
+    typer.Option(
+        "--remote",
+        callback=_say_status,
+        help="Run nnsight:ID on an NDIF server (NDIF_HOST, NDIF_API_KEY): token ids go there, "
+        "activations come back.",
+    ),
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let a hub model run its own code.")

@@ -88,6 +88,7 @@ def run(
     dtype: o.Dtype = None,
     max_length: o.MaxLength = None,
     device: o.Device = "auto",
+    remote: o.Remote = False,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
     resume: o.Resume = False,
@@ -120,7 +121,9 @@ def run(
     loaded: list[Model] = []
     for spec in specs:
         own = revision if spec == model else None
-        found = interp.load(spec, device, dtype, own, trust_remote_code=trust_remote_code)
+        found = interp.load(
+            spec, device, dtype, own, trust_remote_code=trust_remote_code, remote=remote
+        )
         if not hookpoints and not found.points.stacks:
             raise ParameterError(
                 f"--hookpoints is needed: {spec} has no stack of blocks, so there is no residual "

@@ -18,6 +18,7 @@ from interp.distributed import world
 from interp.errors import ParameterError, StoreError
 from interp.hooks import evaluating
 from interp.live import live
+from interp.placement import resident
 from interp.runs import versions
 from interp.stopping import undisturbed
 from saes.codebook.data import TokenBatches
@@ -213,6 +214,8 @@ class _Run:
         }
         if not settings["model_lr"]:
             others = {}
+        if others:
+            resident(books.model.module, "training its weights")
         self.parameters: dict[str, nn.Parameter] = {**own, **others}
         groups = [
             {"params": list(own.values()), "lr": settings["lr"], "weight_decay": 0.0},

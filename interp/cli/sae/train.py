@@ -137,6 +137,7 @@ def run(
     dtype: o.Dtype = None,
     max_length: o.MaxLength = None,
     device: o.Device = "auto",
+    remote: o.Remote = False,
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
     resume: o.Resume = False,
@@ -162,6 +163,8 @@ def run(
     from interp.runs import Run, find_run
 
     _architectures(architecture, points, target, mode)
+    if remote and (model is None or pairs or architecture == "codebook"):
+        raise ParameterError("--remote is for MODEL and texts, and not for codebooks inside it.")
     party = world()
     _one_process(party.size, architecture, stored=store is not None)
     if party.again():  # by torchrun, with the arguments of the first start
@@ -227,7 +230,14 @@ def run(
         from saes import ModelRows
 
         rows = ModelRows(
-            interp.load(str(model), device, dtype, revision, trust_remote_code=trust_remote_code),
+            interp.load(
+                str(model),
+                device,
+                dtype,
+                revision,
+                trust_remote_code=trust_remote_code,
+                remote=remote,
+            ),  # fmt: skip
             data,
             points,
             target=target,
