@@ -135,6 +135,7 @@ def capture(
     out: str | Path | None = None,
     dtype: str | None = None,
     max_length: int | None = None,
+    shard_rows: int | None = None,
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -159,10 +160,17 @@ def capture(
     out : a folder for the store; None keeps it in memory.
     dtype : of the stored rows; None keeps the model's.
     max_length : cut longer texts to so many tokens; without it they are refused.
-    resume : go on with an incomplete capture of the same things in ``out``.
+    shard_rows : most rows of the data in a file of the store; None is 4,096. Batches are cut
+        within shards, so it changes the numbers by rounding at most; a resumed store keeps its own.
+    resume : go on with an incomplete capture of the same things in ``out``; of a damaged store
+        only the shards that are missing, cut short or altered are captured again.
     force : replace a store in ``out``.
     progress : called with (rows done, rows, what).
     text_column, label_column, group_column : of the data, where not found by their names.
+
+    Under torchrun all processes write one store in ``out``, a shard at a time each, equal bit for
+    bit to that of one process with as many threads. Every process must make the call. With
+    ``out=None`` each of them captures all of the data for itself.
 
     Returns
     -------
@@ -186,7 +194,8 @@ def capture(
         "label_column": label_column,
         "group_column": group_column,
     }
-    work = Capture(model, data, hookpoints, pool, batch_size, dtype, max_length, columns)
+    work = Capture(model, data, hookpoints, pool, batch_size, dtype, max_length, columns,
+                   shard_rows=shard_rows)  # fmt: skip
     progress = live(progress, "capturing")
     if out is None:
         return work.in_memory(progress)

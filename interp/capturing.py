@@ -1,7 +1,6 @@
 """A capture, checked and planned before it runs: batch invariance, shards, batches, resuming."""
 
 import hashlib
-import io
 import json
 import queue
 import threading
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from interp.certificate import deviation
 from interp.data import read
+from interp.distributed import world
 from interp.errors import (
     DataError,
     InterpError,
@@ -29,18 +29,10 @@ from interp.feeds import as_tokens, feed
 from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hooked
 from interp.loading import DTYPES, load
+from interp.manifest import FORMAT, write_manifest
 from interp.pooling import POOLS, Pool, pool
-from interp.runs import write_bytes
-from interp.store import (
-    FORMAT,
-    ActivationStore,
-    Part,
-    is_store,
-    read_manifest,
-    shard_is_whole,
-    write_manifest,
-    write_shard,
-)
+from interp.resuming import enter, finish, in_order, keep_whole, rank_list
+from interp.store import ActivationStore, Part, read_header, write_shard
 from interp.token_labels import token_labels
 
 if TYPE_CHECKING:
@@ -53,6 +45,8 @@ __all__ = ["Capture", "Plan"]
 SHARD_BYTES = 256 * 2**20
 SHARD_ROWS = 4096
 Progress = Callable[[int, int, str], None]
+Count = Callable[[int], None]
+"""Called with the rows of a batch that is done."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +82,33 @@ class Capture:
         dtype: str | None = None,
         max_length: int | None = None,
         columns: Mapping[str, Any] | None = None,
+        *,
+        shard_rows: int | None = None,
     ) -> None:
         if pool not in POOLS:
             raise ParameterError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}.")
-        check_run(batch_size, dtype)
+        check_run(batch_size, dtype, shard_rows)
         self.model = load(model)
+        hookpoints = [hookpoints] if isinstance(hookpoints, str) else list(hookpoints)
+        self.source = source_of(model, data, hookpoints, dtype, columns or {})
         self.data = read(data, **(columns or {}))
         if pool == "all" and self.data.marks:
             self.data = token_labels(self.model, self.data, max_length)
         self.pool: str = pool
         self.feed = feed(self.model, self.data, max_length)
         points = self.model.resolve(hookpoints)
-        self._prepare(self.feed.check(points), batch_size, dtype)
+        self._prepare(self.feed.check(points), batch_size, dtype, shard_rows)
 
-    def _prepare(self, points: list[HookPoint], batch_size: int | None, dtype: str | None) -> None:
+    def _prepare(
+        self,
+        points: list[HookPoint],
+        batch_size: int | None,
+        dtype: str | None,
+        shard_rows: int | None,
+    ) -> None:
         """Run a row to see the shapes, certify batches, and plan the shards."""
         self.batch_size = batch_size
+        self.shard_rows = shard_rows or SHARD_ROWS
         self.dtype = None if dtype is None else DTYPES[dtype]
         self.points = points
         self.outlines = self._outlines()
@@ -222,11 +227,11 @@ class Capture:
         return total
 
     def _plan_shards(self) -> list[tuple[int, int]]:
-        """Fixed row ranges of the data, at most 4,096 rows and 256 MB each."""
+        """Fixed row ranges of the data, at most ``shard_rows`` and 256 MB each."""
         shards, start, size = [], 0, 0
         for row in range(len(self.data)):
             more = self.row_bytes(row)
-            if row > start and (size + more > SHARD_BYTES or row - start >= SHARD_ROWS):
+            if row > start and (size + more > SHARD_BYTES or row - start >= self.shard_rows):
                 shards.append((start, row))
                 start, size = row, 0
             size += more
@@ -258,16 +263,17 @@ class Capture:
     # -- running ---------------------------------------------------------------------------------
 
     def in_memory(self, progress: Progress | None = None) -> ActivationStore:
-        """Capture into tensors."""
+        """Capture into tensors; with several processes, all of it in each."""
         n = len(self.data)
+        count = counting(progress, [], n)
         whole = self._buffers(0, n, torch.device("cpu"))
         starts = self._starts(0, n) if self.pool == "all" else {}
         for shard in self.shards:
             if self.model.device.type == "cpu":
-                self._fill(shard, whole, (0, n), progress)
+                self._fill(shard, whole, (0, n), count)
                 continue
             buffers = self._buffers(*shard)  # a shard at a time on the device
-            self._fill(shard, buffers, shard, progress)
+            self._fill(shard, buffers, shard, count)
             for name, rows in buffers.items():
                 first = starts[name][shard[0]] if self.pool == "all" else shard[0]
                 whole[name][first : first + len(rows)] = rows.cpu()
@@ -288,26 +294,40 @@ class Capture:
                     progress(done, len(self.data), "rows")
 
     def on_disk(
-        self, path: Path, *, resume: bool, force: bool, progress: Progress | None = None
+        self,
+        path: Path,
+        *,
+        resume: bool,
+        force: bool,
+        progress: Progress | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> ActivationStore:
-        """Capture into a folder: each shard is written while the next one is computed."""
-        manifest = self._enter(path, resume=resume, force=force)
+        """Capture into a folder: each shard is written while the next one is computed.
+
+        Every process that torchrun started must call this, and each takes its share of the shards
+        that are not there yet. ``progress`` counts the rows of this process, and ``say`` is told
+        how much of an earlier start was kept.
+        """
+        ranks = world()
+        manifest = self._enter(path, resume=resume, force=force, say=say)
+        kept = {s["file"] for s in manifest["shards"]}
+        left = [(name, s) for name, s in self._named().items() if name not in kept]
+        mine = left[ranks.rank :: ranks.size]
+        found = [stop - start for start, stop in (s["documents"] for s in manifest["shards"])]
+        count = counting(progress, found, sum(found) + sum(b - a for _, (a, b) in mine))
+        noted = manifest if ranks.leads else {**manifest, "shards": []}
         writer = _Writer()
         try:
-            for i, shard in enumerate(self.shards):
-                name = f"shard-{i:05d}.safetensors"
-                if i < len(manifest["shards"]):
-                    if progress is not None:
-                        progress(shard[1], len(self.data), "found")
-                    continue
+            for name, shard in mine:
                 buffers = self._buffers(*shard)
-                self._fill(shard, buffers, shard, progress)
-                writer.put(lambda n=name, s=shard, b=buffers: self._write(path, n, s, b, manifest))
+                self._fill(shard, buffers, shard, count)
+                writer.put(lambda n=name, s=shard, b=buffers: self._write(path, n, s, b, noted))
             writer.join()
         finally:
             writer.stop()
-        manifest["complete"] = True
-        write_manifest(path, manifest)
+        lists = ranks.gather(noted["shards"])
+        if left:
+            ranks.led(lambda: finish(path, manifest, [s for shards in lists for s in shards]))
         return ActivationStore.open(path)
 
     def _fill(
@@ -315,11 +335,10 @@ class Capture:
         shard: tuple[int, int],
         buffers: Mapping[str, Tensor],
         span: tuple[int, int],
-        progress: Progress | None,
+        count: Count,
     ) -> None:
         """Run one shard's rows and put what they give in the buffers, in the order of the data."""
         starts = self._starts(*span) if self.pool == "all" else {}
-        done = shard[0]
 
         def keep(point: HookPoint, tensor: Tensor, rows: Sequence[int]) -> None:
             x, mask = as_tokens(point, tensor, self.feed.mask_of(point), self.how(point), len(rows))
@@ -342,9 +361,7 @@ class Capture:
         with self._running(keep) as run:
             for rows in self.batches(*shard):
                 run(rows)
-                done += len(rows)
-                if progress is not None:
-                    progress(done, len(self.data), "rows")
+                count(len(rows))
 
     def _check_finite(self, point: HookPoint, pooled: Tensor, rows: Sequence[int]) -> None:
         wide = torch.promote_types(pooled.dtype, torch.float32)
@@ -476,7 +493,9 @@ class Capture:
             "pool": self.pool,
             "dtype": dtypes[0],
             "batch_size": self.batch_size,
+            "shard_rows": self.shard_rows,
             "max_length": self.feed.max_length,
+            "source": self.source,
             "hookpoints": [
                 {
                     "name": p.name,
@@ -491,44 +510,44 @@ class Capture:
             "shards": [],
         }
 
-    def _enter(self, path: Path, *, resume: bool, force: bool) -> dict[str, Any]:
-        """The manifest to go on with: a new one, or that of the same capture cut short."""
-        fresh = self._manifest()
-        if path.is_file():
-            raise StoreError(f"{path} is a file; a store is a folder.")
-        if path.is_dir() and any(path.iterdir()):
-            if resume or force:
-                _sweep(path)
-            if any(path.iterdir()) and not is_store(path):
-                raise StoreError(f"{path} holds files that are no activation store; name another.")
-            old = read_manifest(path) if resume and any(path.iterdir()) else None
-            if old is not None and old["key"] == fresh["key"]:
-                if old["batch_size"] != self.batch_size:
-                    self.batch_size = old["batch_size"]
-                kept = []
-                for shard in old["shards"]:
-                    if not shard_is_whole(path / shard["file"], shard["sha256"]):
-                        break
-                    kept.append(shard)
-                old["shards"], old["complete"] = kept, False
-                if not (path / "rows.parquet").is_file():
-                    _write_rows(path, self.data.rows)
-                return old
-            if old is not None and not force:
-                raise StoreError(
-                    f"{path} holds a store of another model, data or setting; --resume needs the "
-                    "same, --force replaces it."
-                )
-            if not force and any(path.iterdir()):
-                raise StoreError(
-                    f"{path} already holds a store; use --resume to go on with it, --force to "
-                    "replace it, or another folder."
-                )
-        write_manifest(path, fresh)  # first: a kill from here on leaves a store to resume
-        for shard in path.glob("shard-*.safetensors"):
-            shard.unlink()
-        _write_rows(path, self.data.rows)
-        return fresh
+    def _named(self) -> dict[str, tuple[int, int]]:
+        """The shards' files, and their rows of the data."""
+        return {f"shard-{i:05d}.safetensors": shard for i, shard in enumerate(self.shards)}
+
+    def _enter(
+        self, path: Path, *, resume: bool, force: bool, say: Callable[[str], None] | None
+    ) -> dict[str, Any]:
+        """The manifest to go on with, of what is whole; the same on every process."""
+        ranks, fresh = world(), self._manifest()
+        keys = ranks.gather(fresh["key"])
+        if len(set(keys)) > 1:
+            odd = next(i for i, key in enumerate(keys) if key != keys[0])
+            raise StoreError(
+                f"rank {odd} reads another model, data or setting than rank 0; start all ranks "
+                "with the same command on the same files."
+            )
+        again = resume or ranks.restarted
+        manifest = ranks.led(lambda: enter(path, fresh, self.data.rows, resume=again, force=force))
+        self.batch_size = manifest["batch_size"]
+        self.shard_rows = manifest.setdefault("shard_rows", SHARD_ROWS)
+        self.shards = self._plan_shards()
+        manifest, damaged = keep_whole(path, manifest, self._named(), self.data.rows)
+        if say is not None:
+            for line in self._found(len(manifest["shards"]), damaged, again):
+                say(line)
+        return manifest
+
+    def _found(self, kept: int, damaged: list[str], again: bool) -> Iterator[str]:
+        """What a person is told of a store that is gone on with, and of processes without work."""
+        shards, size = len(self.shards), world().size
+        if again and (kept or damaged):
+            bad = f", {len(damaged)} of them damaged ({', '.join(damaged[:5])})" if damaged else ""
+            yield f"{kept} of {shards} shards are whole; {shards - kept} to capture{bad}"
+        if 0 < shards - kept < size:
+            yield (
+                f"{shards - kept} shards for {size} processes: some have nothing to do; "
+                "--shard-rows makes shards smaller"
+            )
 
     def _write(
         self,
@@ -536,8 +555,9 @@ class Capture:
         name: str,
         shard: tuple[int, int],
         buffers: Mapping[str, Tensor],
-        manifest: dict[str, Any],
+        noted: dict[str, Any],
     ) -> None:
+        """Write a shard, then note it in this process's list of finished ones."""
         tensors = {k: v.cpu() for k, v in buffers.items()}
         if self.pool == "all":
             for hookpoint in buffers:
@@ -548,10 +568,12 @@ class Capture:
             "file": name,
             "documents": list(shard),
             "rows": {k: len(v) for k, v in buffers.items()},
+            "bytes": (path / name).stat().st_size,
+            "header": hashlib.sha256(read_header(path / name)[0]).hexdigest(),
             "sha256": digest,
         }
-        manifest["shards"].append(entry)
-        write_manifest(path, manifest)
+        noted["shards"] = in_order([*noted["shards"], entry])
+        write_manifest(path, noted, rank_list(world().rank))
 
 
 @dataclass(frozen=True)
@@ -609,36 +631,54 @@ class _Writer:
             raise self._error
 
 
-def check_run(batch_size: int | None, dtype: str | None) -> None:
-    """Refuse a batch size or a dtype of the store that there is not."""
-    if batch_size is not None and batch_size < 1:
-        raise ParameterError(f"batch_size must be at least 1; got {batch_size}.")
+def check_run(batch_size: int | None, dtype: str | None, shard_rows: int | None = None) -> None:
+    """Refuse a batch size, a shard or a dtype of the store that there is not."""
+    for name, rows in (("batch_size", batch_size), ("shard_rows", shard_rows)):
+        if rows is not None and rows < 1:
+            raise ParameterError(f"{name} must be at least 1; got {rows}.")
     if dtype is not None and dtype not in DTYPES:
         raise ParameterError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
 
 
+def counting(progress: Progress | None, found: Sequence[int], total: int) -> Count:
+    """A callback of batches, for one of rows done; first of the shards that were found."""
+    if progress is None:
+        return lambda rows: None
+    done = 0
+    for rows in found:
+        done += rows
+        progress(done, total, "found")
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(done, total, "rows")
+
+    return count
+
+
+def source_of(
+    model: Any,
+    data: Any,
+    hookpoints: Sequence[str],
+    dtype: str | None,
+    columns: Mapping[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """What was asked for, as far as a command line can say it again; None where it cannot."""
+    spec = getattr(model, "spec", model)
+    named = isinstance(spec, str | Path) and not isinstance(model, nn.Module)
+    if spec == type(getattr(model, "module", None)).__name__:  # a module, named after its class
+        named = False
+    return {
+        "model": str(spec) if named else None,
+        "data": str(data) if isinstance(data, str | Path) else None,
+        "hookpoints": list(hookpoints),
+        "store_dtype": dtype,
+        "columns": {k: v for k, v in columns.items() if v is not None},
+        **more,
+    }
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _as_text(column: "pd.Series") -> "pd.Series":
-    if column.dtype != object:
-        return column
-    return column.map(lambda v: v if isinstance(v, str) else str(v), na_action="ignore")
-
-
-def _sweep(path: Path) -> None:
-    """Remove what a killed write left beside its final name."""
-    for name in ("manifest.json", "rows.parquet", "shard-*.safetensors"):
-        for left in path.glob(f".{name}.*.tmp"):
-            left.unlink(missing_ok=True)
-
-
-def _write_rows(path: Path, rows: "pd.DataFrame") -> None:
-    buffer = io.BytesIO()
-    try:
-        rows.to_parquet(buffer, index=False)
-    except (TypeError, ValueError):  # a column that mixes text and numbers is kept as text
-        buffer = io.BytesIO()
-        rows.apply(_as_text).to_parquet(buffer, index=False)
-    write_bytes(path / "rows.parquet", buffer.getvalue())

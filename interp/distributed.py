@@ -7,6 +7,8 @@ Between processes only tensors and JSON travel, no pickles.
 import datetime
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.errors import ParameterError
+from interp import errors
+from interp.errors import InterpError, ParameterError
 
 __all__ = ["World", "world"]
 
@@ -31,11 +34,13 @@ class World:
     rank : 0 to ``size - 1``.
     size : how many there are, 1 without torchrun.
     local_rank : which one it is on its host; the number of its CUDA device.
+    restarted : whether torchrun started the processes again, after one had died.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    restarted: bool = False
 
     @property
     def leads(self) -> bool:
@@ -65,17 +70,16 @@ class World:
         """A JSON value of each process, by rank, on all of them."""
         if self.size == 1:
             return [value]
-        import torch.distributed as dist
-
-        self.start()
         text = json.dumps(value).encode()
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([len(text)]))
+        with self._together() as dist:
+            dist.all_gather(lengths, torch.tensor([len(text)]))
         longest = int(max(lengths))
         own = torch.zeros(longest, dtype=torch.uint8)
         own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-        dist.all_gather(texts, own)
+        with self._together() as dist:
+            dist.all_gather(texts, own)
         return [
             json.loads(bytes(t[: int(n)].tolist())) for t, n in zip(texts, lengths, strict=True)
         ]
@@ -83,11 +87,55 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over the processes, in place; all get the same bits."""
         if self.size > 1:
-            import torch.distributed as dist
-
-            self.start()
-            dist.all_reduce(tensor)
+            with self._together() as dist:
+                dist.all_reduce(tensor)
         return tensor
+
+    def tell(self, tensor: Tensor) -> Tensor:
+        """Put the first process's numbers into the tensor of each, in place."""
+        if self.size > 1:
+            with self._together() as dist:
+                dist.broadcast(tensor, 0)
+        return tensor
+
+    def led(self, work: Callable[[], Any]) -> Any:
+        """What the first process does alone, while the others wait; its JSON value on all of them.
+
+        Raises
+        ------
+        InterpError
+            What ``work`` raised, of the same class, on all processes.
+        """
+        if self.size == 1:
+            return work()
+        told: dict[str, Any] = {}
+        kept = None
+        if self.leads:
+            try:
+                told = {"value": work()}
+            except InterpError as error:
+                kept, told = error, {"error": type(error).__name__, "sentence": str(error)}
+        told = self.gather(told)[0]
+        if kept is not None:
+            raise kept
+        if "error" in told:
+            raise getattr(errors, told["error"])(told["sentence"])
+        return told["value"]
+
+    @contextmanager
+    def _together(self) -> Iterator[Any]:
+        """torch.distributed, met; an error there is almost always that another rank is gone."""
+        import torch.distributed as dist
+
+        self.start()
+        try:
+            yield dist
+        except RuntimeError as error:
+            line = " ".join(str(error).split())[:200].rstrip(".")
+            raise InterpError(
+                f"rank {self.rank} of {self.size} has lost the others; what ended the first of "
+                f"them is in its own message ({line})."
+            ) from error
 
 
 @cache
@@ -110,4 +158,5 @@ def world() -> World:
             f"the environment has {given}, where torchrun sets {', '.join(names)} to numbers; "
             "start interp with torchrun, or unset them."
         ) from error
-    return World(rank, size, local)
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return World(rank, size, local, restarted=restarts != "0")

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from interp.capturing import Capture, Progress, check_run
+from interp.capturing import Capture, Progress, check_run, source_of
 from interp.data import Dataset
 from interp.errors import DataError, LayerNotFound, ModelError, ParameterError
 from interp.feeds import BATCH_IMAGES, BATCH_TOKENS, Feed, ImageFeed, TextFeed, pixels_of
@@ -44,6 +44,7 @@ def capture_pairs(
     out: str | Path | None = None,
     dtype: str | None = None,
     max_length: int | None = None,
+    shard_rows: int | None = None,
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -67,7 +68,8 @@ def capture_pairs(
         ``image_embeds`` and ``text_embeds`` have one position.
     prompt : what a decoder reads, with ``<image>`` before ``{text}``; by default an image, a new
         line, and the text.
-    batch_size, out, dtype, max_length, resume, force, progress : as for `interp.capture`.
+    batch_size, out, dtype, max_length, shard_rows, resume, force, progress : as for
+        `interp.capture`.
     image_column, text_column : of the data, where not found by their names.
 
     Returns
@@ -88,6 +90,7 @@ def capture_pairs(
     work = PairCapture(
         model, data, hookpoints, text_model=text_model, pool=pool, prompt=prompt,
         batch_size=batch_size, dtype=dtype, max_length=max_length, columns=columns,
+        shard_rows=shard_rows,
     )  # fmt: skip
     if out is None:
         if resume or force:
@@ -112,13 +115,18 @@ class PairCapture(Capture):
         dtype: str | None = None,
         max_length: int | None = None,
         columns: dict[str, str | None] | None = None,
+        shard_rows: int | None = None,
     ) -> None:
-        check_run(batch_size, dtype)
+        check_run(batch_size, dtype, shard_rows)
         self._pools = _pools(pool)
         self.pool = self._pools[0] if len(set(self._pools)) == 1 else ", ".join(self._pools)
         images = load(model)
         self.data = read_pairs(data, **(columns or {}))
         wanted = [hookpoints] if isinstance(hookpoints, str) else list(hookpoints or ())
+        self.source = source_of(
+            model, data, wanted, dtype, columns or {}, prompt=prompt,
+            text_model=getattr(text_model, "spec", None if text_model is None else str(text_model)),
+        )  # fmt: skip
         if text_model is None and _reads_images(images):
             self.feed: Any = DecoderFeed(images, self.data, prompt or PROMPT, max_length)
             self.model, points = images, _twice(images, wanted)
@@ -135,7 +143,7 @@ class PairCapture(Capture):
             self.model, points = _sides(images, texts, wanted)
             self.feed = PairFeed(images, texts, self.data, points, max_length)
         self.sides = {"image": points[0].name, "text": points[1].name}
-        self._prepare(points, batch_size, dtype)
+        self._prepare(points, batch_size, dtype, shard_rows)
 
     def how(self, point: HookPoint) -> Pool:
         """How the image's, or the text's, positions are pooled."""

@@ -3,13 +3,14 @@ loses at most one shard.
 
 A store folder holds ``manifest.json``, ``rows.parquet`` (the columns kept from the data) and
 ``shard-00000.safetensors``, …; a shard holds a fixed range of the data's rows for every hook point.
+The manifest holds a sha256 of every file, of every shard's header, and of itself. Nothing that a
+store says is executed, and no name or link in it may lead outside its folder.
 """
 
 import hashlib
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,15 +22,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from interp.errors import LayerNotFound, ShapeError, StoreError, closest
-from interp.runs import write_bytes, write_text
+from interp.loading import DTYPES
+from interp.manifest import FORMAT, TABLE, inside, read_manifest
+from interp.runs import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from interp.integrity import Verification
+
 __all__ = ["ActivationStore", "Matrix"]
 
-FORMAT = 1
-SHARD_NAME = r"shard-\d{5,}\.safetensors"
 SAFETENSORS: dict[str, tuple[torch.dtype, str]] = {
     "F16": (torch.float16, "<f2"),
     "BF16": (torch.bfloat16, "<i2"),
@@ -37,10 +40,6 @@ SAFETENSORS: dict[str, tuple[torch.dtype, str]] = {
     "F64": (torch.float64, "<f8"),
     "I32": (torch.int32, "<i4"),
     "I64": (torch.int64, "<i8"),
-}
-DTYPES = {
-    str(d).removeprefix("torch."): d
-    for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
 
 
@@ -130,12 +129,19 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Part:
-    """One hook point's rows in one shard: a place in a file, or a tensor in memory."""
+    """One hook point's rows in one shard: a place in a file, or a tensor in memory.
+
+    Of a file, ``shape`` (of a row), ``dtype`` and ``header`` (sha256 of the safetensors header) are
+    what it must hold, where they are known.
+    """
 
     rows: int
     path: Path | None = None
     key: str = ""
     tensor: Tensor | None = None
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+    header: str | None = None
 
     def read(self, rows: slice | np.ndarray) -> Tensor:
         """A copy of some rows; from a file only the pages that hold them are read."""
@@ -165,21 +171,23 @@ class Part:
         """
         assert self.path is not None  # noqa: S101  a part is a tensor or a file
         try:
-            with open(self.path, "rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                if size > 100_000_000:
-                    raise ValueError("its header is too long")
-                entry = json.loads(file.read(size))[self.key]
+            text, start_of_data, length = read_header(self.path)
+            if self.header not in (None, hashlib.sha256(text).hexdigest()):
+                raise ValueError("its header is not as it was written")
+            entry = json.loads(text[8:])[self.key]
             dtype, stored = SAFETENSORS[entry["dtype"]]
             start, stop = entry["data_offsets"]
             shape = tuple(entry["shape"])
-            if (
-                shape[0] != self.rows
-                or np.dtype(stored).itemsize * math.prod(shape) != stop - start
-            ):
-                raise ValueError(f"{self.key} has the shape {shape}")
-            return 8 + size + start, tuple(shape), dtype, stored
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            if not all(type(i) is int and i >= 0 for i in (start, stop, *shape)):
+                raise ValueError(f"{self.key} has the shape {shape} at {start} to {stop}")
+            fits = self.shape in (None, shape[1:]) and self.dtype in (None, dtype)
+            size = np.dtype(stored).itemsize * math.prod(shape)
+            if not fits or shape[0] != self.rows or size != stop - start:
+                raise ValueError(f"{self.key} has the shape {shape} in {entry['dtype']}")
+            if start_of_data + stop > length:
+                raise ValueError("its data are cut off")
+            return start_of_data + start, shape, dtype, stored
+        except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise self._unreadable(error) from error
 
 
@@ -261,39 +269,37 @@ class ActivationStore:
         Raises
         ------
         StoreError
-            There is no store, it is of another format, or it is not complete.
+            There is no store, it is of another format, it is not complete, a file is missing or cut
+            short, a name or a link leads outside the folder, or the manifest was altered. The
+            activations are not read here: `verify` does.
         """
-        import pandas as pd
-
         path = Path(path)
         manifest = read_manifest(path)
         if not manifest.get("complete"):
             raise StoreError(
                 f"the store {path} is not complete; go on with its capture (--resume)."
             )
-        try:
-            parts = {
-                h["name"]: [
-                    Part(s["rows"][h["name"]], path / _inside(s["file"]), h["name"])
-                    for s in manifest["shards"]
-                ]
-                for h in manifest["hookpoints"]
-            }
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"the manifest of the store {path} is damaged: {error}.") from error
-        missing = [s["file"] for s in manifest["shards"] if not (path / s["file"]).is_file()]
-        if missing:
-            raise StoreError(
-                f"the store {path} lacks {missing[0]}; capture it again with --resume."
-            )
-        try:
-            rows = pd.read_parquet(path / "rows.parquet")
-        except (OSError, ValueError) as error:
-            text = " ".join(str(error).split())[:200]
-            raise StoreError(
-                f"the store {path} has no readable rows.parquet ({text}); capture it again."
-            ) from error
+        parts = _parts(path, manifest)
+        rows = _read_table(path, manifest)
         return cls(manifest, rows, parts, path)
+
+    def verify(self, progress: "Callable[[int, int, str], None] | None" = None) -> "Verification":
+        """Read every file of the store and compare it with the checksums of the manifest.
+
+        Parameters
+        ----------
+        progress : called with (bytes read, bytes, file).
+
+        Raises
+        ------
+        StoreError
+            The store is in memory: there is no file to verify.
+        """
+        if self.path is None:
+            raise StoreError("a store in memory has no files to verify; open one from a folder.")
+        from interp.integrity import verify
+
+        return verify(self.path, progress)
 
     def __repr__(self) -> str:
         where = self.path or "in memory"
@@ -354,55 +360,85 @@ class ActivationStore:
                 {"document": columns[0].numpy(), "position": columns[1].numpy()}
             )
         tokens = self._tokens[hookpoint]
+        if len(tokens) and not tokens["document"].between(0, self.n - 1).all():
+            raise StoreError(
+                f"{hookpoint} of the store {self.path} names documents that it does not have; "
+                f"`interp doctor {self.path}` finds the damaged file."
+            )
         kept = self._documents.drop(columns=["document", "position"], errors="ignore")
         repeated = kept.iloc[tokens["document"].to_numpy()].reset_index(drop=True)
         return tokens.join(repeated)
 
 
 def _column(part: Part, key: str) -> Tensor:
-    return Part(part.rows, part.path, key).read(slice(0, part.rows))
+    return Part(part.rows, part.path, key, header=part.header).read(slice(0, part.rows))
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a store folder, checked for its format."""
-    file = path / "manifest.json"
-    if not file.is_file():
-        raise StoreError(f"there is no activation store in {path}.")
+def _parts(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[Part]]:
+    """Where the rows of each hook point lie; every shard is there and has its size."""
+    for shard in manifest["shards"]:
+        file, size = inside(path, shard["file"]), shard.get("bytes")
+        if not file.is_file():
+            raise StoreError(f"the store {path} lacks {file.name}; capture it again with --resume.")
+        found = file.stat().st_size
+        if size is not None and found != size:
+            raise StoreError(
+                f"the shard {file} cannot be read (it has {found:,} bytes where {size:,} were "
+                "written); capture again with --resume, which replaces it."
+            )
+    return {
+        h["name"]: [
+            Part(
+                s["rows"][h["name"]],
+                path / s["file"],
+                h["name"],
+                shape=tuple(h["shape"]),
+                dtype=DTYPES[h.get("dtype", manifest["dtype"])],
+                header=s.get("header"),
+            )
+            for s in manifest["shards"]
+        ]
+        for h in manifest["hookpoints"]
+    }
+
+
+def _read_table(path: Path, manifest: Mapping[str, Any]) -> "pd.DataFrame":
+    """The columns kept from the data."""
+    import pandas as pd
+
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = manifest["format"]
-        _ = manifest["hookpoints"], manifest["shards"], manifest["dtype"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"the manifest of the store {path} is damaged: {error}.") from error
-    if version != FORMAT:
-        raise StoreError(f"the store {path} has format {version}; this interp reads {FORMAT}.")
-    return manifest
+        file, entry = inside(path, TABLE), manifest.get("table")
+        if not file.is_file():
+            raise ValueError("it is missing")
+        if entry is not None and file.stat().st_size != entry["bytes"]:
+            raise ValueError(f"it has not the {entry['bytes']:,} bytes that were written")
+        rows = pd.read_parquet(file)
+        if not len(rows.columns):  # of a tensor: parquet keeps no number of rows without a column
+            rows = pd.DataFrame(index=range(manifest["n"]))
+        if len(rows) != manifest["n"]:
+            raise ValueError(f"it has {len(rows)} rows, and the store {manifest['n']}")
+    except StoreError:
+        raise
+    except Exception as error:  # a damaged parquet file fails in many ways
+        text = " ".join(str(error).split())[:200].rstrip(".")
+        raise StoreError(
+            f"the store {path} has no readable rows.parquet ({text}); its capture with --resume "
+            "writes it again."
+        ) from error
+    return rows
 
 
-def is_store(path: Path) -> bool:
-    """Whether a folder holds an activation store, whole or cut short, and nothing else."""
-    ours = ("manifest.json", "rows.parquet")
-    names = {p.name for p in path.iterdir()}
-    foreign = {n for n in names if n not in ours and not re.fullmatch(SHARD_NAME, n)}
-    if foreign or "manifest.json" not in names:
-        return False
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return len(names) > 1  # a damaged manifest beside shards or rows
-    return isinstance(manifest, dict) and "hookpoints" in manifest and "format" in manifest
-
-
-def _inside(name: str) -> str:
-    """A shard's file name; a manifest cannot point outside its folder."""
-    if Path(name).name != name:
-        raise StoreError(f"the manifest names {name!r}, which is no file of the store.")
-    return name
-
-
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a store's manifest whole."""
-    write_text(path / "manifest.json", json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+def read_header(file: Path) -> tuple[bytes, int, int]:
+    """The header of a safetensors file with its length before it, where the data begin, and the
+    file's length.
+    """
+    with open(file, "rb") as opened:
+        first = opened.read(8)
+        size = int.from_bytes(first, "little")
+        if size > 100_000_000:
+            raise ValueError("its header is too long")
+        text = first + opened.read(size)
+        return text, 8 + size, opened.seek(0, 2)
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -410,12 +446,3 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
     data = save({k: v.contiguous() for k, v in tensors.items()})
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
-
-
-def shard_is_whole(path: Path, digest: str) -> bool:
-    """Whether a shard is there and holds what was written."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except OSError:
-        return False

@@ -31,6 +31,7 @@ from saes.kernels import decode, encode_above
 from saes.optimizer import project_gradient, unit_rows
 
 if TYPE_CHECKING:
+    from saes.ranks import Ranks
     from saes.training import Training
 
 __all__ = ["ARCHITECTURES", "SAE", "Loss", "SAEOutput", "check_finite", "squared_error"]
@@ -87,6 +88,7 @@ class SAE(nn.Module, Generic[C]):
     metadata : JSON values to keep with the weights, such as model and hook point.
     training_log : the `saes.Training` of an SAE that `saes.train` made; None for others.
     backend : what runs the kernels, one of `saes.primitives.BACKENDS`; not saved.
+    ranks : the processes that share each batch, while `saes.train` runs under torchrun; else None.
 
     Raises
     ------
@@ -108,6 +110,7 @@ class SAE(nn.Module, Generic[C]):
     unit_norm: ClassVar[bool] = True
     threaded: ClassVar[bool] = False
     paired: ClassVar[bool] = False
+    ranks: "Ranks | None" = None
 
     def __init__(
         self,

@@ -116,6 +116,7 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         z = _Jump.apply(pre, threshold, config.bandwidth)
         l0 = _Step.apply(pre.detach(), threshold, config.bandwidth).sum(1).mean()
         if config.l0_target is not None:
+            l0 = l0 if self.ranks is None else self.ranks.mean(l0)
             l0 = (l0 / config.l0_target - 1).square()
         return self._decode(z), z, {"sparsity": penalty_scale * config.l0 * l0}
 

@@ -18,7 +18,7 @@ order, so that equal input gives equal bits on the same machine and backend.
 Higher derivatives are not defined.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,9 @@ from interp.errors import ParameterError, ShapeError
 from saes import primitives
 from saes.codes import Codes
 from saes.primitives import resolve
+
+if TYPE_CHECKING:
+    from saes.ranks import Ranks
 
 __all__ = [
     "batch_topk_codes",
@@ -126,10 +129,15 @@ def encode_batch_topk(
     *,
     b_pre: Float[Tensor, " d"] | None = None,
     backend: str = "auto",
+    ranks: "Ranks | None" = None,
 ) -> Codes:
-    """`encode_topk` by `batch_topk_codes`: n * k slots in all, compressed rows."""
+    """`encode_topk` by `batch_topk_codes`: n * k slots in all, compressed rows.
+
+    With ``ranks`` the rows are this process's of their batch, which has the n * k slots; those that
+    hold 0 are left out.
+    """
     _check("encode_batch_topk", encoder, b_enc, k)
-    return _encode("batch_topk", x, encoder, b_enc, k, b_pre, backend)
+    return _encode("batch_topk", x, encoder, b_enc, k, b_pre, backend, ranks)
 
 
 def encode_above(
@@ -230,11 +238,14 @@ def _encode(
     k: int,
     b_pre: Tensor | None,
     backend: str,
+    ranks: "Ranks | None" = None,
 ) -> Codes:
     chosen = resolve(backend, x, len(x) * len(encoder))
     inputs = (x, encoder, b_enc, b_pre)
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    values, indices, offsets, rows, order, begins = _Encode.apply(*inputs, k, rule, chosen, learns)
+    values, indices, offsets, rows, order, begins = _Encode.apply(
+        *inputs, k, rule, chosen, learns, ranks
+    )
     found = {"rows": rows}
     if order is not None:
         found |= {"order": order, "begins": begins}
@@ -255,13 +266,15 @@ class _Encode(torch.autograd.Function):
         rule: str,
         backend: str,
         learns: bool,
+        ranks: "Ranks | None",
     ) -> tuple[Tensor | None, ...]:
         centred = x if b_pre is None else x - b_pre
         every = torch.arange(len(x), device=x.device)
         offsets = order = begins = None
         if rule in ("batch_topk", "statistical"):
             if rule == "batch_topk":
-                found = primitives.encode_batch_topk(centred, encoder, b_enc, k, backend)
+                of = primitives if ranks is None else ranks
+                found = of.encode_batch_topk(centred, encoder, b_enc, k, backend)
             else:
                 found = primitives.encode_statistical(centred, encoder, b_enc, k)
             values, indices, offsets = found
@@ -296,7 +309,7 @@ class _Encode(torch.autograd.Function):
             one = torch.ones_like(centred[:, :1])
             bias = primitives.segment_sums(slots, rows, begins, one, backend, order)[:, 0]
         to_b_pre = -(bias @ encoder) if for_b_pre and bias is not None else None
-        return to_x, to_encoder, bias, to_b_pre, None, None, None, None
+        return to_x, to_encoder, bias, to_b_pre, None, None, None, None, None
 
 
 class _Decode(torch.autograd.Function):

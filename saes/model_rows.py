@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.capturing import Capture
+from interp.distributed import World
 from interp.errors import ParameterError
 from saes.rows import Pair, Rows
 
@@ -18,7 +19,8 @@ class ModelRows(Rows):
 
     Each epoch deals the documents, in a new order, into buffers of about ``buffer_rows`` rows; a
     buffer is captured, its rows are shuffled, and the next one is captured when they are used up.
-    No more than one buffer is held.
+    No more than one buffer is held. Under torchrun each process runs the model on its share of a
+    buffer's documents, and all hold the buffer.
 
     Parameters
     ----------
@@ -80,21 +82,36 @@ class ModelRows(Rows):
 
     def read(self, units: Sequence[int]) -> list[Pair]:
         """The rows of some documents, in their order, a pair a site."""
+        return self._read(units, World())
+
+    def read_among(self, units: Sequence[int], world: World) -> list[Pair]:
+        """`read`, where each process runs the model on its share of the documents.
+
+        A document's rows are added to zeros, so that all get them as its process computed them.
+        """
+        if world.size == 1 or len(units) < world.size:
+            return self.read(units)
+        return self._read(units, world)
+
+    def _read(self, units: Sequence[int], world: World) -> list[Pair]:
         starts = self.lengths[list(units)].cumsum(0) - self.lengths[list(units)]
         first = dict(zip(units, starts.tolist(), strict=True))
         total = int(self.lengths[list(units)].sum())
         held: dict[str, Tensor] = {}
         # Documents of like length share a batch, longest first: memory fails at once or never.
         lengths = self.work.feed.lengths
-        order = sorted(units, key=lambda i: (-lengths[i], i))
+        order = sorted(units, key=lambda i: (-lengths[i], i))[world.rank :: world.size]
+        new = torch.empty if world.size == 1 else torch.zeros
         while order:
             size = self.work.batch_size or self.work.feed.batch_rows(lengths[order[0]])
             batch, order = order[:size], order[size:]
             where = torch.cat([first[i] + torch.arange(int(self.lengths[i])) for i in batch])
             for name, rows in self.work.pooled(batch).items():
                 if name not in held:
-                    held[name] = torch.empty((total, *rows.shape[1:]), dtype=rows.dtype)
+                    held[name] = new((total, *rows.shape[1:]), dtype=rows.dtype)
                 held[name][where] = rows.cpu()
+        for name in sorted(held):
+            world.sum_(held[name])
         if self._stack:
             return [Pair(torch.stack([held[n] for n in self._layers], dim=1), None)]
         target = None if self._target is None else held[self._target]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from saes.base import SAE
 from saes.optimizer import Optimizer
+from saes.ranks import Ranks
 from saes.vl import VLSAE
 
 __all__ = ["resample"]
@@ -34,9 +35,9 @@ def resample(
     Parameters
     ----------
     latents : [m] indices of the dead.
-    x, y : the batch, [n, ...].
+    x, y : the batch, [n, ...]; where processes share it (``sae.ranks``), the rows that are here.
     optimizer : over the SAE's parameters.
-    generator : on the CPU; draws the rows.
+    generator : on the CPU; draws the rows, the same in each process.
 
     Source: Bricken et al. 2023, "Towards monosemanticity", appendix "Neuron resampling". Differs:
     losses are those of one batch, where the paper takes 819,200 rows.
@@ -46,14 +47,15 @@ def resample(
         return
     with torch.no_grad():
         target = x if y is None else y
-        loss = (sae(x).output - target).flatten(1).square().sum(1).double().cpu()
-        if not (loss > 0).any():
+        loss = (sae(x).output - target).flatten(1).square().sum(1)
+        chosen = _drawn(loss, len(latents), sae.ranks, generator)
+        if chosen is None:
             return
-        chosen = torch.multinomial(loss**2, len(latents), replacement=True, generator=generator)
-        chosen = chosen.to(x.device)
-        centred = x if y is not None else x - sae.b_dec
-        inputs = _unit(centred[chosen].flatten(1))
-        outputs = inputs if y is None else _unit((y - sae.b_dec)[chosen].flatten(1))
+        read = _taken(x, chosen, sae.ranks)
+        inputs = _unit((read if y is not None else read - sae.b_dec).flatten(1))
+        outputs = inputs
+        if y is not None:
+            outputs = _unit((_taken(y, chosen, sae.ranks) - sae.b_dec).flatten(1))
         alive = torch.ones(sae.n_latents, dtype=torch.bool, device=x.device)
         alive[latents] = False
         norms = sae.encoder.norm(dim=1)
@@ -79,16 +81,14 @@ def _resample_pairs(
     """
     with torch.no_grad():
         left = {m: t - sae(t, modality=m).output for m, t in pair.items()}
-        loss = torch.stack([e.square().sum(1) for e in left.values()]).sum(0).double().cpu()
-        if not (loss > 0).any():
+        loss = torch.stack([e.square().sum(1) for e in left.values()]).sum(0)
+        chosen = _drawn(loss, len(latents), sae.ranks, generator)
+        if chosen is None:
             return
-        chosen = torch.multinomial(loss**2, len(latents), replacement=True, generator=generator)
-        device = latents.device
-        chosen = chosen.to(device)
-        alive = torch.ones(sae.n_latents, dtype=torch.bool, device=device)
+        alive = torch.ones(sae.n_latents, dtype=torch.bool, device=latents.device)
         alive[latents] = False
         for tables, rows in ((sae.encoders, pair), (sae.decoders, left)):
-            new = {m: _unit(t[chosen]) for m, t in rows.items()}
+            new = {m: _unit(_taken(t, chosen, sae.ranks)) for m, t in rows.items()}
             new["both"] = _unit(new["image"] + new["text"])
             for m, table in tables.items():
                 norms = table.norm(dim=1)
@@ -97,6 +97,22 @@ def _resample_pairs(
         for bias in sae.b_encs.values():
             bias[latents] = 0
         _forget(sae, latents, optimizer)
+
+
+def _drawn(
+    loss: Tensor, count: int, ranks: Ranks | None, generator: torch.Generator
+) -> Tensor | None:
+    """Rows of the batch, drawn by their losses squared; None where all losses are 0."""
+    every = (loss if ranks is None else ranks.concat(loss)).double().cpu()
+    if not (every > 0).any():
+        return None
+    chosen = torch.multinomial(every**2, count, replacement=True, generator=generator)
+    return chosen.to(loss.device)
+
+
+def _taken(rows: Tensor, chosen: Tensor, ranks: Ranks | None) -> Tensor:
+    """Some rows of the batch, wherever they are."""
+    return rows[chosen] if ranks is None else ranks.take(rows, chosen)
 
 
 def _forget(sae: SAE, latents: Tensor, optimizer: Optimizer | torch.optim.Optimizer) -> None:

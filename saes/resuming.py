@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from interp.distributed import World
 from interp.errors import StoreError
 from interp.runs import write_bytes
 
-__all__ = ["CHECKPOINT", "check_settings", "read_state", "write_state"]
+__all__ = ["CHECKPOINT", "check_settings", "read_state", "tell_state", "write_state"]
 
 FORMAT = 2
 CHECKPOINT = "checkpoint.safetensors"
@@ -53,6 +55,17 @@ def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     if version != FORMAT:
         raise StoreError(f"{path} has format {version!r}; this interp reads {FORMAT}.")
     return document, tensors
+
+
+def tell_state(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """The tensors that the first process has read, in all of them."""
+    shapes = {k: [str(v.dtype).removeprefix("torch."), *v.shape] for k, v in tensors.items()}
+    for name, (dtype, *shape) in world.gather(shapes)[0].items():
+        held = tensors.get(name)
+        tensors[name] = world.tell(
+            torch.empty(shape, dtype=getattr(torch, dtype)) if held is None else held
+        )
+    return tensors
 
 
 def check_settings(folder: Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:

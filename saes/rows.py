@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.distributed import World
 from interp.errors import DataError, ParameterError, ShapeError
 from interp.store import Matrix
+from saes.ranks import Ranks
 
 __all__ = ["Batches", "MatrixRows", "Pair", "Rows", "read_rows", "seeded"]
 
@@ -28,6 +30,7 @@ SAMPLE_ROWS = 2**16
 """Rows that the start of a training is found from, at most."""
 BLOCK = 64
 """Neighbouring rows of a matrix that are read together."""
+ALONE = World()
 
 
 class Pair(NamedTuple):
@@ -64,12 +67,16 @@ class Rows(ABC):
     def identity(self) -> dict[str, Any]:
         """JSON values that differ where the rows do."""
 
-    def sample(self) -> list[Pair]:
+    def read_among(self, units: Sequence[int], world: World) -> list[Pair]:
+        """`read` by all processes of torchrun's at once; all get all rows."""
+        return self.read(units)
+
+    def sample(self, world: World = ALONE) -> list[Pair]:
         """Rows from all over the data, a chunk or 65,536 at most, the same for every seed."""
         order = torch.randperm(len(self.lengths), generator=seeded(0, "sample"))
         most = min(self.chunk_rows, SAMPLE_ROWS)
         count = int((self.lengths[order].cumsum(0) <= most).sum())
-        return self.read(sorted(order[: max(1, count)].tolist()))
+        return self.read_among(sorted(order[: max(1, count)].tolist()), world)
 
 
 class MatrixRows(Rows):
@@ -162,6 +169,8 @@ class Batches:
     size : rows of a batch.
     seed : of the shuffles.
     device : where the batches lie.
+    ranks : the processes that share each batch; this one gets its own rows of it, and all must ask
+        for the same steps. The order of the rows does not depend on how many there are.
 
     Raises
     ------
@@ -169,24 +178,37 @@ class Batches:
         A batch would hold a row twice.
     """
 
-    def __init__(self, rows: Rows, size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        size: int,
+        seed: int,
+        device: torch.device,
+        ranks: Ranks | None = None,
+    ) -> None:
         if size > rows.n:
             raise ParameterError(
                 f"batch_size must be at most {rows.n}, the rows of the activations; got {size}."
             )
         self.rows, self.size, self.seed, self.device = rows, size, seed, device
+        self._world = ALONE if ranks is None else ranks.world
+        self._own = slice(0, size) if ranks is None else ranks.own
         self._plan: tuple[int, list[list[int]], list[int]] | None = None
         self._held: tuple[int, int, list[Pair], Tensor] | None = None
 
     def __getitem__(self, step: int) -> list[Pair]:
         first, stop = step * self.size, (step + 1) * self.size
+        own = (first + self._own.start, first + self._own.stop)
         parts: list[list[Pair]] = []
-        while first < stop:
+        while first < stop:  # through all chunks of the batch: they are read by all processes
             epoch, within = divmod(first, self.rows.n)
             pairs, order, begin = self._chunk(epoch, within)
-            mine = order[within - begin : within - begin + stop - first]
-            parts.append([Pair(x[mine], None if y is None else y[mine]) for x, y in pairs])
-            first += len(mine)
+            here = order[within - begin : within - begin + stop - first]
+            low, high = (min(max(edge - first, 0), len(here)) for edge in own)
+            mine = here[low:high]
+            if len(mine):
+                parts.append([Pair(x[mine], None if y is None else y[mine]) for x, y in pairs])
+            first += len(here)
         return [_joined(site) for site in zip(*parts, strict=True)]
 
     def _chunk(self, epoch: int, within: int) -> tuple[list[Pair], Tensor, int]:
@@ -197,7 +219,7 @@ class Batches:
         i = int(np.searchsorted(starts, within, side="right")) - 1
         if self._held is None or self._held[:2] != (epoch, i):
             self._held = None  # let the old chunk go before the new one comes
-            read = self.rows.read(chunks[i])
+            read = self.rows.read_among(chunks[i], self._world)
             to = self.device
             pairs = [Pair(x.to(to), None if y is None else y.to(to)) for x, y in read]
             generator = seeded(self.seed, "rows", epoch, i)

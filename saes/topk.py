@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from saes.base import SAE, squared_error
 from saes.codes import Codes
 from saes.configs import SAEConfig
 from saes.kernels import decode, encode_batch_topk, encode_topk
+
+if TYPE_CHECKING:
+    from saes.ranks import Ranks
 
 __all__ = ["BatchTopKConfig", "BatchTopKSAE", "TopKConfig", "TopKSAE"]
 
@@ -121,20 +124,21 @@ class _KSAE(SAE[K]):
         k_aux = min(config.k_aux or max(1, output.shape[1] // 2), len(dead))
         codes = encode_topk(rows, encoder, b_enc, k_aux, b_pre=self._b_pre, backend=self.backend)
         residual = (target - output).detach()
-        spread = _spread(residual)
-        scale = _spread(target) / torch.where(spread > 0, spread, 1)
+        spread = _spread(residual, self.ranks)
+        scale = _spread(target, self.ranks) / torch.where(spread > 0, spread, 1)
         scale = torch.where(spread > 0, scale, 0)
         error = squared_error(decode(codes, decoder, backend=self.backend), residual)
         return config.auxk * scale.detach() * error
 
 
-def _spread(rows: Tensor) -> Tensor:
-    """Squared distance to the rows' mean, its mean over rows; 0 where that is within rounding.
+def _spread(rows: Tensor, ranks: "Ranks | None") -> Tensor:
+    """Squared distance to the batch's mean, its mean over rows; 0 where that is within rounding.
 
     Not the mean square less the squared mean, of which float32 keeps nothing where means are large.
     """
-    mean = rows.mean(0)
+    mean = rows.mean(0) if ranks is None else ranks.mean(rows.mean(0))
     apart = squared_error(rows, mean)
+    apart = apart if ranks is None else ranks.mean(apart)
     return torch.where(apart > 1e-12 * mean.square().sum(), apart, 0)
 
 
@@ -278,7 +282,13 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
 
     def _chosen(self, rows: Tensor, k: int) -> Codes:
         return encode_batch_topk(
-            rows, self.encoder, self.b_enc, k, b_pre=self._b_pre, backend=self.backend
+            rows,
+            self.encoder,
+            self.b_enc,
+            k,
+            b_pre=self._b_pre,
+            backend=self.backend,
+            ranks=self.ranks,
         )
 
     def _batch_codes(self, rows: Tensor, k: int) -> Codes:
@@ -289,7 +299,10 @@ class BatchTopKSAE(_KSAE[BatchTopKConfig]):
 
     def _follow(self, values: Tensor) -> None:
         """Move the threshold towards the smallest positive value; a batch without one is passed."""
-        least = values.where(values > 0, torch.inf).amin()
+        least = values.where(values > 0, torch.inf)
+        least = torch.cat([least, least.new_full((1,), torch.inf)]).amin()  # a rank may have none
+        if self.ranks is not None:
+            least = self.ranks.least(least)
         moved = torch.lerp(self.threshold, least, THRESHOLD_RATE)
         moved = torch.where(self.threshold.isnan(), least, moved)
         self.threshold.copy_(torch.where(least.isinf(), self.threshold, moved))

@@ -15,6 +15,7 @@ from saes.base import SAE, Loss, SAEConfig, squared_error
 from saes.initialise import centre, fold_scale, unit_scale
 from saes.optimizer import OPTIMIZERS
 from saes.primitives import resolve
+from saes.ranks import Ranks
 from saes.resample import resample
 from saes.rows import Pair, seeded
 from saes.schedules import Schedule
@@ -56,6 +57,8 @@ class Trainee:
     sample : rows that say the widths, the scale and the first decoder bias.
     options : of the training.
     device : where it is trained.
+    ranks : the processes that share the batches, of which `step` then takes the own rows; all of
+        them make the same calls, and stay equal bit for bit. None where there is one.
 
     Raises
     ------
@@ -71,8 +74,9 @@ class Trainee:
         sample: Pair,
         options: Options,
         device: torch.device,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.name, self.site, self.options = name, site, options
+        self.name, self.site, self.options, self.ranks = name, site, options, ranks
         self.sae = _fresh(config, sample, options.seed)
         x, y = sample
         target = x if y is None else y
@@ -89,7 +93,7 @@ class Trainee:
         self.lr = default_lr(config) if options.lr is None else options.lr
         self.parameters = dict(self.sae.named_parameters())
         n = config.n_latents
-        self.sae.backend = options.backend
+        self.sae.backend, self.sae.ranks = options.backend, ranks
         self.optimizer = OPTIMIZERS[options.optimizer](
             self.parameters.values(),
             self.lr,
@@ -131,16 +135,23 @@ class Trainee:
                 penalty_scale=schedule.penalty_scale(step),
             )
         self.optimizer.zero_grad()
-        loss.total.backward()
+        rows = len(x)
+        if self.ranks is None:
+            loss.total.backward()
+        else:
+            rows = self.ranks.total
+            (loss.total * self.ranks.share).backward()
+            self.ranks.add_gradients(self.optimizer.parameters)
+            loss = loss._replace(active=self.ranks.world.sum_(loss.active))
         if self._compiled and self.compile_seconds is None:
             self.compile_seconds = time.perf_counter() - began
         lr = self.lr * schedule.lr_scale(step)
         self.optimizer.lr = lr
         self.optimizer.step()
-        self.silent = torch.where(loss.active > 0, 0, self.silent + len(x))
+        self.silent = torch.where(loss.active > 0, 0, self.silent + rows)
         done = step + 1
         if options.resample_every and done % options.resample_every == 0 and done < schedule.steps:
-            self._resample(x, y, done)
+            self._resample(x, y, done, rows)
         if self.average:
             assert options.ema is not None  # noqa: S101  the average is kept where it is given
             for name, parameter in self.parameters.items():
@@ -151,7 +162,7 @@ class Trainee:
             self.dead = (self.silent >= options.dead_after).nonzero().flatten()
         if log:
             target = x if y is None else torch.cat([x, y], 1) if self.sae.paired else y
-            self._note(loss, target, done, lr)
+            self._note(loss, target, done, lr, rows)
 
     def finish(self, batches: Iterable[Tensor]) -> SAE:
         """The SAE as it is handed over: averaged weights if kept, for raw activations, in eval.
@@ -163,6 +174,7 @@ class Trainee:
                 self.parameters[name].copy_(mean)
         if self.average and self.sae.unit_norm:
             self.sae.normalize_decoder()
+        self.sae.ranks = None  # what is left is the same on each of them
         self.sae.settle(x.to(self.scale_in.device) * self.scale_in for x in batches)
         fold_scale(self.sae, self.scale_in, self.scale_out)
         self.optimizer.zero_grad()
@@ -195,9 +207,9 @@ class Trainee:
         self.silent, self.dead = state["silent"].to(device), state["dead"].to(device)
         self.log = [dict(entry) for entry in log]
 
-    def _resample(self, x: Tensor, y: Tensor | None, done: int) -> None:
+    def _resample(self, x: Tensor, y: Tensor | None, done: int, rows: int) -> None:
         every = self.options.resample_every or 0
-        silent = (self.silent >= min(self.options.dead_after, every * len(x) // 2)).nonzero()
+        silent = (self.silent >= min(self.options.dead_after, every * rows // 2)).nonzero()
         latents = silent.flatten()
         if len(latents):
             resample(
@@ -205,13 +217,19 @@ class Trainee:
             )
             self.silent[latents] = 0
 
-    def _note(self, loss: Loss, target: Tensor, done: int, lr: float) -> None:
-        """Log a step: the one place where the host waits for the device."""
+    def _note(self, loss: Loss, target: Tensor, done: int, lr: float, n: int) -> None:
+        """Log a step of n rows: the one place where the host waits for the device."""
         rows = target.reshape(len(target), -1).float()
-        spread = squared_error(rows, rows.mean(0))
-        fvu = squared_error(loss.output.view_as(rows), rows) / spread
-        read = len(rows) * (1 + self.sae.paired)
-        numbers = [loss.total, *loss.parts.values(), fvu, loss.active.sum() / read]
+        middle = rows.mean(0) if self.ranks is None else self.ranks.mean(rows.mean(0))
+        error = squared_error(loss.output.view_as(rows), rows)
+        means = [loss.total, *loss.parts.values(), error, squared_error(rows, middle)]
+        if self.ranks is not None:
+            own = torch.stack([v.detach().double() for v in means])
+            means = self.ranks.mean(own).unbind()
+            self.ranks.check_equal(self.optimizer.parameters, self.name, done)
+        *losses, error, spread = means
+        fired = loss.active.sum() / (n * (1 + self.sae.paired))
+        numbers = [*losses, error / spread, fired]
         numbers.append((self.silent >= self.options.dead_after).float().mean())
         values = torch.stack([v.detach().double() for v in numbers]).tolist()
         if not math.isfinite(values[0]):

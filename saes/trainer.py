@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.distributed import World, world
 from interp.errors import DataError, ParameterError, StoreError
 from interp.live import live
 from interp.loading import device_of
@@ -21,7 +22,8 @@ from saes.base import ARCHITECTURES, SAE, SAEConfig
 from saes.denormals import flushed_denormals
 from saes.optimizer import OPTIMIZERS
 from saes.primitives import BACKENDS, resolve
-from saes.resuming import CHECKPOINT, check_settings, read_state, write_state
+from saes.ranks import Ranks
+from saes.resuming import CHECKPOINT, check_settings, read_state, tell_state, write_state
 from saes.rows import Batches, Pair, Rows, read_rows
 from saes.schedules import Schedule
 from saes.trainee import Options, Trainee
@@ -77,6 +79,11 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
 ) -> SAE | list[SAE]:
     """Train an SAE on activations, or several in one pass over them.
 
+    In a script that torchrun starts, each process calls this with the same arguments. They share
+    the rows of every batch (`saes.ranks`), run the training of one process up to rounding, and all
+    get the result; the first writes the files. A checkpoint goes on with any number of processes:
+    with as many bit for bit, with others on the same rows in the same order.
+
     Parameters
     ----------
     acts : [n, d_in] activations: ``store["resid_post.6"]``, an array or a tensor; a tuple (X, Y)
@@ -86,7 +93,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     config : of one SAE, or a list of them. Each SAE gets the same batches, and the same weights as
         if it were trained alone.
     steps : batches to learn from. An epoch reads each row once, in an order of its own.
-    batch_size : rows of a batch.
+    batch_size : rows of a batch, of all processes together.
     lr : the learning rate; None for 0.1 / sqrt(n_latents), for architectures without k 0.03 /
         sqrt(n_latents).
     seed : of first weights, order of rows and resampling.
@@ -121,7 +128,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     log_every : steps between two entries of the log; None for about 200 entries.
     checkpoint_every : steps between two checkpoints; None for a tenth of the steps.
     resume : go on from the checkpoint in ``out``, if any; the weights are then those of an unbroken
-        training, bit for bit on the same machine. The settings must be the same.
+        training, bit for bit on the same machine. The settings must be the same. Processes that
+        torchrun has restarted always go on.
     force : throw away the checkpoint in ``out``.
     name : of the results, such as the data set's and the hook point's.
     provenance : JSON values to keep with the results and the SAE, such as model and data.
@@ -138,6 +146,8 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     ------
     ParameterError
         A setting is outside what it allows, or the loss became nan.
+    InterpError
+        Under torchrun: processes are gone, or hold different weights.
     ShapeError
         The activations do not have the shape that the architecture reads.
     DataError
@@ -145,7 +155,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     StoreError
         ``out`` cannot be written, or holds a training with other settings.
     """
-    who = device_of(device)
+    who, party = device_of(device), world()
     configs = [config] if isinstance(config, SAEConfig) else list(config)
     _check(
         configs,
@@ -163,6 +173,7 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         checkpoint_every,
         k_start,
     )
+    ranks = _share(party, batch_size, backend)
     rows = read_rows(acts)
     whole = decay == "vl_paper"
     schedule = Schedule(
@@ -188,11 +199,11 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         optimizer=optimizer,
         backend=backend,
     )
-    batches = Batches(rows, batch_size, seed, who)
-    sample = rows.sample()
+    batches = Batches(rows, batch_size, seed, who, ranks)
+    sample = rows.sample(party)
     _check_spread(rows.sites, sample)
     trainees = [
-        Trainee(label, one, site, sample[site], options, who)
+        Trainee(label, one, site, sample[site], options, who, ranks)
         for label, one, site in _labels(rows, configs)
     ]
     del sample
@@ -205,12 +216,19 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         **asdict(schedule),
         "log_every": log_every or max(1, steps // LOGGED),
     }
-    first = _enter(folder, settings, trainees, resume=resume, force=force)
-    loop = _Loop(batches, trainees, settings, folder, checkpoint_every, live(progress, "training"))
+    again = party.restarted and folder is not None
+    first = _enter(
+        folder, settings, trainees, party, resume=resume or again, force=force and not again
+    )
+    loop = _Loop(
+        batches, trainees, settings, folder, checkpoint_every, live(progress, "training"), party
+    )
     with flushed_denormals():
         loop.run(first)
     about = dict(provenance or {})
-    saes = [_hand_over(t, rows, name, about, settings, folder, len(trainees)) for t in trainees]
+    saes = [_hand_over(t, rows, name, about, settings, party) for t in trainees]
+    if folder is not None:
+        party.led(lambda: _save(folder, trainees))
     return saes[0] if isinstance(config, SAEConfig) and len(saes) == 1 else saes
 
 
@@ -225,9 +243,10 @@ class _Loop:
         folder: Path | None,
         checkpoint_every: int | None,
         progress: Progress | None,
+        party: World,
     ) -> None:
         self.batches, self.trainees, self.settings = batches, trainees, settings
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self.party = folder, progress, party
         self.steps: int = settings["steps"]
         self.checkpoint_every = checkpoint_every or max(1, self.steps // 10)
         self.words = ""
@@ -252,14 +271,15 @@ class _Loop:
                 self.progress(done, self.steps, self.words)
             due = done % self.checkpoint_every == 0 or done == self.steps
             if self.folder is not None and due:
-                self.save(done)
+                self.party.led(lambda done=done: self.save(done))
 
     def save(self, done: int) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, in the same form whatever the number of processes."""
         assert self.folder is not None  # noqa: S101  called where there is one
         tensors = {f"{i}.{k}": v for i, t in enumerate(self.trainees) for k, v in t.state().items()}
         document = {
             "step": done,
+            "processes": self.party.size,
             "settings": self.settings,
             "logs": [t.log for t in self.trainees],
         }
@@ -270,15 +290,40 @@ def _enter(
     folder: Path | None,
     settings: dict[str, Any],
     trainees: list[Trainee],
+    party: World,
     *,
     resume: bool,
     force: bool,
 ) -> int:
-    """The step to begin with: 0, or where the checkpoint of the folder stands."""
+    """The step to begin with: 0, or where the checkpoint of the folder stands.
+
+    The first process looks at the folder, and tells the others.
+    """
     if folder is None:
         if resume:
             raise ParameterError("train: resume needs out, the folder of the checkpoint.")
         return 0
+    tensors: dict[str, Tensor] = {}
+
+    def find() -> dict[str, Any] | None:
+        found = _find(folder, settings, resume=resume, force=force)
+        tensors.update(found[1] if found else {})
+        return found[0] if found else None
+
+    document = party.led(find)
+    if document is None:
+        return 0
+    tensors = tell_state(tensors, party)
+    for i, trainee in enumerate(trainees):
+        own = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
+        trainee.restore(own, document["logs"][i])
+    return document["step"]
+
+
+def _find(
+    folder: Path, settings: dict[str, Any], *, resume: bool, force: bool
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The checkpoint to go on with, if any; with ``force`` it is removed."""
     if folder.is_file():
         raise StoreError(f"{folder} is a file; out takes a folder.")
     found = None if force else read_state(folder)
@@ -288,18 +333,14 @@ def _enter(
         (folder / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(folder / "sae", ignore_errors=True)
     if found is None:
-        return 0
+        return None
     if not resume:
         raise StoreError(
             f"{folder} already holds a training; go on with resume (--resume), or replace it with "
             "force (--force)."
         )
-    document, tensors = found
-    check_settings(folder, document["settings"], json.loads(json.dumps(settings)))
-    for i, trainee in enumerate(trainees):
-        own = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
-        trainee.restore(own, document["logs"][i])
-    return document["step"]
+    check_settings(folder, found[0]["settings"], json.loads(json.dumps(settings)))
+    return found
 
 
 def _hand_over(
@@ -308,11 +349,10 @@ def _hand_over(
     name: str,
     provenance: dict[str, Any],
     settings: dict[str, Any],
-    folder: Path | None,
-    count: int,
+    party: World,
 ) -> SAE:
-    """The finished SAE with its `Training`, saved where there is a folder."""
-    sae = trainee.finish(_settling(rows, trainee.site, settings["batch_size"]))
+    """The finished SAE with its `Training`."""
+    sae = trainee.finish(_settling(rows, trainee.site, settings["batch_size"], party))
     log = trainee.log
     skipped = ("step", "fvu", "l0", "dead", "lr", "rows_per_second")
 
@@ -347,16 +387,34 @@ def _hand_over(
         compile_seconds=trainee.compile_seconds,
     )
     sae.metadata = {**provenance, "scale": scale, **({"hookpoint": site} if site else {})}
-    if folder is not None:
-        place = folder / "sae" if count == 1 else folder / "sae" / trainee.name
-        sae.save_pretrained(place)
-        sae.training_log.save(place / "training.json")
     return sae
 
 
-def _settling(rows: Rows, site: int, size: int) -> Iterator[Tensor]:
+def _save(folder: Path, trainees: list[Trainee]) -> None:
+    """Write the finished SAEs with their logs."""
+    for trainee in trainees:
+        place = folder / "sae" if len(trainees) == 1 else folder / "sae" / trainee.name
+        trainee.sae.save_pretrained(place)
+        assert trainee.sae.training_log is not None  # noqa: S101  `_hand_over` has set it
+        trainee.sae.training_log.save(place / "training.json")
+
+
+def _share(party: World, batch_size: int, backend: str) -> Ranks | None:
+    """How the processes share a batch; None where there is one."""
+    if party.size == 1:
+        return None
+    if batch_size < party.size:
+        raise ParameterError(
+            f"train: batch_size must give each of {party.size} processes a row; got {batch_size}."
+        )
+    if backend == "compile":
+        raise ParameterError("train: backend compile is for one process; take auto under torchrun.")
+    return Ranks(party, batch_size)
+
+
+def _settling(rows: Rows, site: int, size: int, party: World) -> Iterator[Tensor]:
     """Batches of the sample's rows, read only where they are wanted."""
-    yield from rows.sample()[site].x[: SETTLING * size].split(size)
+    yield from rows.sample(party)[site].x[: SETTLING * size].split(size)
 
 
 def _labels(rows: Rows, configs: list[SAEConfig]) -> list[tuple[str, SAEConfig, int]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from interp.cli import options as o
-from interp.cli.shell import bar, emit, say_notes
+from interp.cli.shell import bar, emit, note, say_notes
 from interp.errors import ParameterError
 
 
@@ -31,6 +31,13 @@ def run(
         str | None, typer.Option(help="Of the stored rows; else the model's.")
     ] = None,
     max_length: o.MaxLength = None,
+    shard_rows: Annotated[
+        int | None,
+        typer.Option(
+            help="Most rows of DATA in a file of the store, else 4,096; the unit that is "
+            "shared among processes and resumed."
+        ),
+    ] = None,
     device: o.Device = "auto",
     revision: o.Revision = None,
     trust_remote_code: o.TrustRemoteCode = False,
@@ -40,7 +47,10 @@ def run(
     as_json: o.Json = False,
     config: o.Config = None,
 ) -> None:
-    """Run a model over data and write what its hook points held, a row a text, image or token."""
+    """Run a model over data and write what its hook points held, a row a text, image or token.
+
+    `torchrun --nproc-per-node N -m interp capture …` shares the work; the store is the same.
+    """
     wanted = o.split_commas(hookpoints)
     if not wanted and not pairs:
         raise ParameterError(
@@ -65,19 +75,28 @@ def run(
             loaded, data, wanted, text_model=text_model, loading=loading, prompt=prompt,
             pool="mean" if pool == "last" else pool, batch_size=batch_size, dtype=store_dtype,
             max_length=max_length, columns={"image_column": image_column, **columns},
+            shard_rows=shard_rows,
         )  # fmt: skip
     elif image_column or text_model or prompt:
         raise ParameterError("--image-column, --text-model and --prompt are for --pairs.")
     else:
         work = Capture(
-            loaded, data, wanted, cast(Any, pool), batch_size, store_dtype, max_length, columns
+            loaded,
+            data,
+            wanted,
+            cast(Any, pool),
+            batch_size,
+            store_dtype,
+            max_length,
+            columns,
+            shard_rows=shard_rows,
         )
         say_notes(work.data)
     if dry_run:
         show_plan(work, as_json)
         return
     with bar(f"capturing {work.data.name}") as progress:
-        store = work.on_disk(out, resume=resume, force=force, progress=progress)
+        store = work.on_disk(out, resume=resume, force=force, progress=progress, say=note)
     if as_json:
         emit({"path": str(out), **store.manifest})
     else:

@@ -12,7 +12,8 @@ import typer
 from interp.cli import options as o
 from interp.cli.capture import show_plan, size
 from interp.cli.report import command_of
-from interp.cli.shell import bar, emit, note, say_notes, table
+from interp.cli.shell import bar, emit, note, say_notes, speaks, table
+from interp.distributed import world
 from interp.errors import InterpError, ParameterError
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def run(
 ) -> None:
     """Learn sparse autoencoders in one pass over activations, and write a report.
 
-    Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches.
+    Under torchrun the processes share each batch; the first writes the run. Comma lists, as in --k 16,32,64, give an SAE for each value, all from the same batches.
     """
     points = o.split_commas(hookpoint)
     pairs = architecture == "vl" and store is None
@@ -159,9 +160,13 @@ def run(
     from interp.runs import Run, find_run
 
     _architectures(architecture, points, target, mode)
+    party = world()
+    _one_process(party.size, architecture, stored=store is not None)
+    if party.restarted:  # by torchrun, with the arguments of the first start
+        resume, force = True, False
     earlier = None
-    if not dry_run:
-        earlier = find_run(out, resume=resume, force=force)  # refuse before anything is read
+    if not dry_run:  # refuse before anything is read
+        earlier = party.led(lambda: find_run(out, resume=resume, force=force))
     if architecture == "codebook" and store is None:
         import interp
         from interp.cli.sae import codebook
@@ -281,11 +286,19 @@ def run(
     }
     # A run that is there is compared now; a new one begins with the first step, when settings and
     # rows have been looked at. What they lack leaves no run behind and costs no earlier one.
-    started = None if earlier is None or force else Run(out, "sae train", identity, resume=True)
+    started: Run | None = None
+    goes_on = earlier is not None and not force
+
+    def begin() -> None:
+        nonlocal started
+        started = started or Run(out, "sae train", identity, resume=goes_on, force=force)
+
+    if goes_on:
+        party.led(begin)
 
     def step(done: int, total: int, words: str) -> None:
-        nonlocal started
-        started = started or Run(out, "sae train", identity, force=force)
+        if party.leads:
+            begin()
         progress(done, total, words)
 
     try:
@@ -296,7 +309,7 @@ def run(
                 out=out,
                 device=device,
                 checkpoint_every=checkpoint_every,
-                resume=started is not None,
+                resume=goes_on,
                 force=force,
                 name=(about["data"] or {}).get("name", "store"),
                 provenance=about,
@@ -307,10 +320,27 @@ def run(
         if started is not None:
             started.drop()
         raise
+    party.stop()
+    if not party.leads:
+        return
     assert started is not None  # noqa: S101  there is a first step, or a run that had it
     for sae in learnt:
         started.add(sae.training_log)  # pyright: ignore[reportArgumentType]  train sets it
     _finish(started, as_json)
+
+
+def _one_process(size: int, architecture: str, *, stored: bool) -> None:
+    """Refuse under torchrun what is trained in one process."""
+    if size == 1 or stored or architecture not in ("codebook", "vl"):
+        return
+    if architecture == "codebook":
+        raise ParameterError(
+            "--architecture codebook with MODEL trains in one process; start it without torchrun."
+        )
+    raise ParameterError(
+        "--architecture vl under torchrun takes a store: capture the pairs first, with `interp "
+        "capture` and without torchrun, and give --store."
+    )
 
 
 def _released(
@@ -506,6 +536,8 @@ def _show_plan(
         "checkpoint_bytes": 3 * weights,
         "seconds": seconds,
     }
+    if not speaks():
+        return
     if as_json:
         emit(plan)
         return

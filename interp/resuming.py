@@ -1,0 +1,186 @@
+"""How a capture enters the folder of its store: empty, to be replaced, or to go on with.
+
+With several processes the first one enters, and the others are told what it found. Each then checks
+its share of the shards that are there; what is whole is kept, and the rest is captured again.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.distributed import world
+from interp.errors import StoreError
+from interp.integrity import LEFT, clear, covers, rank_entries, state_of
+from interp.manifest import (
+    MANIFEST,
+    TABLE,
+    is_sealed,
+    is_store,
+    read_manifest,
+    write_manifest,
+)
+from interp.runs import sweep, write_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["enter", "keep_whole", "rank_list"]
+
+SETTINGS = ("batch_size", "shard_rows")
+"""Options that are no part of a store's key, and are those of its first start."""
+
+
+def enter(
+    path: Path, fresh: Mapping[str, Any], rows: "pd.DataFrame", *, resume: bool, force: bool
+) -> dict[str, Any]:
+    """The manifest to go on with: that of the same capture cut short, or a fresh one.
+
+    Its shards are those that were noted as finished, by any process; nothing is verified yet.
+
+    Parameters
+    ----------
+    path : the store's folder.
+    fresh : the manifest of a capture that has done nothing yet.
+    rows : the columns kept from the data.
+
+    Raises
+    ------
+    StoreError
+        The folder holds something else, or a store and neither ``resume`` nor ``force`` is given.
+    """
+    if path.is_file():
+        raise StoreError(f"{path} is a file; a store is a folder.")
+    if path.is_dir() and any(path.iterdir()):
+        if resume or force:
+            sweep(path.glob(".*.tmp"), LEFT)
+        if any(path.iterdir()) and not is_store(path):
+            raise StoreError(f"{path} holds files that are no activation store; name another.")
+        old = _earlier(path, fresh, force=force) if resume and any(path.iterdir()) else None
+        if old is not None:
+            return old
+        if not force and any(path.iterdir()):
+            raise StoreError(
+                f"{path} already holds a store; use --resume to go on with it, --force to "
+                "replace it, or another folder."
+            )
+    data = table_bytes(rows)
+    begun = {**fresh, "table": _entry(data)}
+    write_manifest(path, begun)  # first: a kill from here on leaves a store to resume
+    clear(path, set(), {TABLE})
+    write_bytes(path / TABLE, data)
+    return begun
+
+
+def _earlier(path: Path, fresh: Mapping[str, Any], *, force: bool) -> dict[str, Any] | None:
+    """The manifest of an earlier start of the same capture, with what all its processes noted.
+
+    Of one that was altered only the shards count, and only where its settings are these.
+    """
+    try:
+        old = read_manifest(path, altered=True)
+    except StoreError:
+        if force:
+            return None
+        raise
+    if old.get("key") != fresh["key"]:
+        if force:
+            return None
+        whole = "" if is_sealed(old) else " (or its manifest was altered)"
+        raise StoreError(
+            f"{path} holds a store of another model, data or setting{whole}; --resume needs the "
+            "same, --force replaces it."
+        )
+    shards = [*old["shards"], *rank_entries(path, fresh["key"])]
+    if not is_sealed(old):
+        same = all(old.get(k) == fresh[k] for k in SETTINGS)
+        return {**fresh, "shards": shards if same else []}
+    return {**old, "shards": shards}
+
+
+def keep_whole(
+    path: Path, manifest: dict[str, Any], plan: Mapping[str, tuple[int, int]], rows: "pd.DataFrame"
+) -> tuple[dict[str, Any], list[str]]:
+    """Keep, of the shards that a manifest names, those that are whole and part of the plan.
+
+    Every process checks its share, and the first one writes what is left.
+
+    Parameters
+    ----------
+    path : the store's folder.
+    manifest : of `enter`.
+    plan : the shards' names and their rows of the data.
+    rows : the columns kept from the data; written again where they are damaged.
+
+    Returns
+    -------
+    manifest, damaged
+        On every process; names of the shards that are there, or were noted, and cannot be kept.
+    """
+    ranks = world()
+    noted = manifest["shards"]
+    mine = range(ranks.rank, len(noted), ranks.size)
+    whole = [i for i in mine if _fits(noted[i], plan) and state_of(path, noted[i])[0] == "whole"]
+    kept = {noted[i]["file"]: noted[i] for share in ranks.gather(whole) for i in share}
+    damaged = sorted({s["file"] for s in noted} - set(kept))
+    shards = in_order(kept.values())
+    manifest = {**manifest, "shards": shards, "complete": covers(shards, manifest["n"])}
+    return ranks.led(lambda: _settle(path, manifest, rows)), damaged
+
+
+def _fits(entry: Mapping[str, Any], plan: Mapping[str, tuple[int, int]]) -> bool:
+    return list(plan.get(entry["file"], ())) == list(entry["documents"])
+
+
+def _settle(path: Path, manifest: dict[str, Any], rows: "pd.DataFrame") -> dict[str, Any]:
+    """Write the manifest of what is kept, and remove everything else."""
+    table = manifest.get("table")
+    if table is None or state_of(path, table)[0] != "whole":
+        data = table_bytes(rows)
+        manifest = {**manifest, "table": _entry(data)}
+        write_manifest(path, manifest)
+        (path / TABLE).unlink(missing_ok=True)  # it may be a link that leads elsewhere
+        write_bytes(path / TABLE, data)
+    elif manifest != read_manifest(path, altered=True):
+        write_manifest(path, manifest)
+    clear(path, {s["file"] for s in manifest["shards"]}, set())
+    return manifest
+
+
+def in_order(shards: Any) -> list[dict[str, Any]]:
+    """Shards by their place in the data."""
+    return sorted(shards, key=lambda s: s["documents"])
+
+
+def rank_list(rank: int) -> str:
+    """The file in which a process notes the shards that it finished: the first, the manifest."""
+    return f"manifest-{rank}.json" if rank else MANIFEST
+
+
+def finish(path: Path, manifest: dict[str, Any], shards: Sequence[dict[str, Any]]) -> None:
+    """Write the manifest of a store that is complete, then remove the lists of the processes."""
+    whole = {**manifest, "shards": in_order(shards), "complete": True}
+    write_manifest(path, whole)
+    clear(path, {s["file"] for s in shards}, set())
+
+
+def table_bytes(rows: "pd.DataFrame") -> bytes:
+    """The columns kept from the data, as a parquet file."""
+    buffer = io.BytesIO()
+    try:
+        rows.to_parquet(buffer, index=False)
+    except (TypeError, ValueError):  # a column that mixes text and numbers is kept as text
+        buffer = io.BytesIO()
+        rows.apply(_as_text).to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _entry(data: bytes) -> dict[str, Any]:
+    return {"file": TABLE, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _as_text(column: "pd.Series") -> "pd.Series":
+    if column.dtype != object:
+        return column
+    return column.map(lambda v: v if isinstance(v, str) else str(v), na_action="ignore")
