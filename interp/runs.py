@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Run",
     "find_run",
+    "parse_json",
     "plain",
     "read_results",
     "slug",
@@ -54,6 +55,8 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
         The folder cannot be written to, or no space is left; the old file, if any, is untouched.
     """
     path = Path(path)
+    if not path.name:
+        raise StoreError(f"cannot write {str(path)!r}: it is a folder, and a file is wanted.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +77,20 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 def write_text(path: str | Path, text: str) -> Path:
     """`write_bytes` of UTF-8 text."""
     return write_bytes(path, text.encode("utf-8", errors="surrogatepass"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that a stranger may have written.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or its lists and tables are nested so deeply that reading them fails.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists and tables are nested too deeply") from None
 
 
 def versions() -> dict[str, str]:
@@ -119,7 +136,7 @@ def find_run(path: str | Path, *, resume: bool, force: bool) -> dict[str, Any] |
     if not path.is_dir() or not any(path.iterdir()):
         return None
     try:
-        earlier = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        earlier = parse_json((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         earlier = None
     if not isinstance(earlier, dict) or "command" not in earlier:

@@ -443,6 +443,6 @@ def read_header(file: Path) -> tuple[bytes, int, int]:
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a shard beside its name, then rename it; its sha256."""
-    data = save({k: v.contiguous() for k, v in tensors.items()})
+    data = save({k: v.contiguous() for k, v in tensors.items()}, {"file": path.name})
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.distributed import World
 from interp.errors import StoreError
-from interp.runs import write_bytes
+from interp.runs import parse_json, write_bytes
 
 __all__ = ["CHECKPOINT", "check_settings", "read_state", "tell_state", "write_state"]
 
@@ -44,7 +44,7 @@ def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            document = json.loads((file.metadata() or {})["interp"])
+            document = parse_json((file.metadata() or {})["interp"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         version = document.pop("format")
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:

@@ -36,7 +36,8 @@ class Bench:
     model : the folder of a GPT-2 of two layers, 16 wide, that reads words.
     table : a csv of 24 rows: text, label, city.
     store : its activations at resid_post.0 and resid_post.1.
-    coder, training : an autoencoder, and a run of `interp sae train` that holds a checkpoint.
+    coder, training : an autoencoder, and the run of `interp sae train` that it is of.
+    cut, train : that run, interrupted, and the command line of both.
     probed, probed_again : runs of `interp probe` with two seeds.
     books : the model with codebooks.
     pairs, concepts : a VL-SAE of demo:digits-clip, and the run that holds its concepts.
@@ -58,10 +59,10 @@ class Bench:
             writer.writerows(ROWS)
         both = f"{POINT},resid_post.1"
         self.do("capture", self.model, self.table, "-p", both, "--out", self.store)
-        self.do(
-            "sae", "train", "--store", self.store, "-p", POINT, "--k", 2, "--n-latents", 24,
-            "--steps", 8, "--batch-size", 8, "--checkpoint-every", 4, "--out", self.training,
-        )  # fmt: skip
+        train = ("sae train --k 2 --n-latents 24 --steps 8 --batch-size 8 --checkpoint-every 4 --store")
+        self.train = [*train.split(), str(self.store), "-p", POINT]
+        self.do(*self.train, "--out", self.training)
+        self.cut = self._cut_short(folder / "cut")
         self.do(
             "probe", self.model, self.table, "--folds", 3, "--no-random-model", "--out", self.probed
         )
@@ -76,6 +77,7 @@ class Bench:
         self._save_digits()
         self._learn_pairs()
         self._sound: Any = None
+        self._points: Any = None
         self._usual: dict[str, Path] = {}
 
     def close(self) -> None:
@@ -100,6 +102,14 @@ class Bench:
             self._usual[name] = out
         return self._usual[name]
 
+    def points(self) -> Any:
+        """The hook points of the model."""
+        if self._points is None:
+            import interp
+
+            self._points = interp.load(str(self.model)).points
+        return self._points
+
     def sound(self, read: Any) -> Any:
         """What a reader of stores finds in the sound one."""
         if self._sound is None:
@@ -109,6 +119,24 @@ class Bench:
     def expected(self, text: str) -> torch.Tensor:
         """The last token's activation at `POINT`, by transformers alone."""
         return _hidden(str(self.model), text)
+
+    def _cut_short(self, out: Path) -> Path:
+        """The training, interrupted after its first checkpoint."""
+        import saes.trainer as trainer
+
+        write = trainer.write_state
+
+        def stop(*args: Any) -> None:
+            write(*args)
+            raise KeyboardInterrupt
+
+        trainer.write_state = stop
+        try:
+            done = CliRunner().invoke(app, [*self.train, "--out", str(out)])
+        finally:
+            trainer.write_state = write
+        assert done.exit_code == 130 and (out / "checkpoint.safetensors").is_file(), done.output
+        return out
 
     def _learn_pairs(self) -> None:
         from interp.demo import dataset

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from random import Random
 
-from mutations.junk import bend, spoil
+from mutations.junk import Sound, bend, spoil
 
 
 def spoil_file(path: Path, random: Random, *, data: bool = True) -> str:
@@ -13,6 +13,8 @@ def spoil_file(path: Path, random: Random, *, data: bool = True) -> str:
 
     Without ``data`` the tensors' own bytes stay as they are.
     """
+    if isinstance(random, Sound):
+        return "sound"
     raw = path.read_bytes()
     size = int.from_bytes(raw[:8], "little")
     header, body = raw[8 : 8 + size], raw[8 + size :]

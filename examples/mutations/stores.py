@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from interp.manifest import write_manifest
 from interp.store import ActivationStore
 from mutations.bench import POINT, Bench
 from mutations.headers import spoil_file
-from mutations.junk import bend, spoil
+from mutations.junk import Sound, bend, spoil
 from mutations.trial import Case
 
 
@@ -19,7 +20,9 @@ def case(bench: Bench, folder: Path, random: Random) -> Case:
     """A store whose manifest, rows or shards' headers are spoilt, read whole or by a command."""
     store = bench.copy(bench.store, folder / "acts")
     part = random.choice(["manifest", "manifest", "manifest", "path", "rows", "shard", "entries"])
-    what = PARTS[part](store, random)
+    what = PARTS[part](store, random) + _sealed(store, random)
+    if isinstance(random, Sound):
+        store, what = bench.copy(bench.store, folder / "sound"), "sound"
     out = folder / "out"
     way = random.choice(["read", "read", "train", "geometry"])
     if way == "read":
@@ -34,7 +37,7 @@ def case(bench: Bench, folder: Path, random: Random) -> Case:
 
     def judge(done: Any) -> str | None:
         usual = bench.usual(f"{way}-store", lambda b, n, o: _usual(line, store, b.store, out, o))
-        theirs, ours = (_numbers(d) for d in (usual, out))
+        theirs, ours = (numbers(d) for d in (usual, out))
         return None if ours == theirs else f"numbers are not those of the sound store: {ours}"
 
     return Case(f"{part}, {way}: {what}", line, judge=judge, keep=[out])
@@ -46,7 +49,9 @@ def resumed(bench: Bench, folder: Path, random: Random) -> Case:
     names = [p.name for p in store.iterdir()]
     name = random.choice(sorted(names))
     file = store / name
-    if file.suffix == ".safetensors" and random.random() < 0.8:
+    if isinstance(random, Sound):
+        what = "sound"
+    elif file.suffix == ".safetensors" and random.random() < 0.8:
         what = spoil_file(file, random)
     elif file.suffix == ".json" and random.random() < 0.8:
         what = PARTS[random.choice(["manifest", "path", "entries"])](store, random)
@@ -98,7 +103,7 @@ def _usual(line: list[str], store: Path, sound: Path, out: Path, new: Path) -> l
     return [swap.get(a, a) for a in line]
 
 
-def _numbers(run: Path) -> list[Any]:
+def numbers(run: Path) -> list[Any]:
     """The numbers of a run, in order."""
     found: list[Any] = []
 
@@ -111,6 +116,21 @@ def _numbers(run: Path) -> list[Any]:
 
     walk(json.loads((run / "metrics.json").read_text()))
     return found
+
+
+def _sealed(store: Path, random: Random) -> str:
+    """Perhaps put the checksum right, as one who means harm would, or leave it out."""
+    way = random.choice(["", "", ", sealed", ", unsealed"])
+    try:
+        manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+        manifest.pop("sha256")
+        if way == ", sealed":
+            write_manifest(store, manifest)
+        elif way:
+            (store / "manifest.json").write_text(json.dumps(manifest))
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return ""  # it is no manifest any more
+    return way
 
 
 def _manifest(store: Path, random: Random) -> str:

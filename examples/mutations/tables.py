@@ -12,7 +12,7 @@ import torch
 
 from interp.store import ActivationStore
 from mutations.bench import POINT, ROWS, Bench
-from mutations.junk import DEEP, NUMBERS, TEXTS, spoil, value
+from mutations.junk import DEEP, NUMBERS, TEXTS, Sound, spoil, value
 from mutations.trial import Case
 
 KINDS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
@@ -25,7 +25,7 @@ def case(bench: Bench, folder: Path, random: Random) -> Case:
     what = _write(file, kind, random)
     out = bench.copy(bench.store, folder / "acts")
     argv = ["capture", str(bench.model), str(file), "-p", POINT, "--out", str(out), "--force"]
-    if random.random() < 0.25:
+    if random.random() < 0.25 and not isinstance(random, Sound):
         name = random.choice(["text", "label", "city", *TEXTS])
         option = random.choice(["--text-column", "--label-column", "--group-column"])
         argv += [f"{option}={name}"]
@@ -69,6 +69,8 @@ def _labels(rows: list[dict[str, Any]], column: str, random: Random) -> str:
         "huge numbers": lambda i: 10**30 if i % 2 else -(10**30),
         "odd texts": lambda i: random.choice(TEXTS),
     }
+    if isinstance(random, Sound):
+        return "sound"
     way = random.choice(list(ways))
     for i, row in enumerate(rows):
         row[column] = ways[way](i)
@@ -97,18 +99,25 @@ def _missing(label: Any) -> bool:
 
 def _write(file: Path, kind: str, random: Random) -> str:
     """Write a spoilt table of a kind."""
+    if isinstance(random, Sound):
+        import pandas as pd
+
+        rows = [dict(r) for r in ROWS]
+        data = pd.DataFrame(rows).to_parquet() if kind == "parquet" else encoded(rows, kind)
+        file.writeencoded(data)
+        return "sound"
     if kind == "parquet":
         return _parquet(file, random)
     if random.random() < 0.3:
-        way, data = spoil(_bytes([dict(r) for r in ROWS], kind), random)
-        file.write_bytes(data)
+        way, data = spoil(encoded([dict(r) for r in ROWS], kind), random)
+        file.writeencoded(data)
         return way
     way, data = _bent(kind, random)
-    file.write_bytes(data)
+    file.writeencoded(data)
     return way
 
 
-def _bytes(rows: list[dict[str, Any]], kind: str, **how: Any) -> bytes:
+def encoded(rows: list[dict[str, Any]], kind: str, **how: Any) -> bytes:
     """A sound file of rows."""
     if kind in ("csv", "tsv"):
         held = io.StringIO()
@@ -131,7 +140,7 @@ def _bent(kind: str, random: Random) -> tuple[str, bytes]:
     row = random.randrange(len(rows))
     name = random.choice(["text", "label", "city"])
     new = random.choice(TEXTS)
-    data = _bytes(rows, kind)
+    data = encoded(rows, kind)
     way = random.choice(
         ["a cell", "a cell", "a cell", "a number", "a column's name", "no column", "one row", "no rows",
          "CRLF", "CR", "a blank line", "a longer row", "a shorter row", "two columns of one name",
@@ -141,10 +150,10 @@ def _bent(kind: str, random: Random) -> tuple[str, bytes]:
     lines = data.split(b"\n")
     if way == "a cell":
         rows[row][name] = new
-        return f"{name} {row} is {new[:20]!r}", _bytes(rows, kind)
+        return f"{name} {row} is {new[:20]!r}", encoded(rows, kind)
     if way == "a number":
         rows[row][name] = random.choice(NUMBERS)
-        return f"{name} {row} is {rows[row][name]!r}", _bytes(rows, kind)
+        return f"{name} {row} is {rows[row][name]!r}", encoded(rows, kind)
     if way == "a column's name":
         rows = [{(new if k == name else k): v for k, v in r.items()} for r in rows]
     elif way == "no column":
@@ -188,7 +197,7 @@ def _bent(kind: str, random: Random) -> tuple[str, bytes]:
         rows[row][name] = ["a", 1]
     else:
         rows[row][name] = {"a": {"b": 1}}
-    return way, _bytes(rows, kind)
+    return way, encoded(rows, kind)
 
 
 def _parquet(file: Path, random: Random) -> str:
@@ -226,8 +235,8 @@ def _parquet(file: Path, random: Random) -> str:
         table = table.slice(0, random.choice([0, 1]))
     pq.write_table(table, file)
     if kind == "bytes":
-        kind, data = spoil(file.read_bytes(), random)
-        file.write_bytes(data)
+        kind, data = spoil(file.readencoded(), random)
+        file.writeencoded(data)
     return kind
 
 
@@ -258,9 +267,12 @@ def _read_otherwise(file: Path, column: str) -> list[Any]:
 
         table = pq.ParquetFile(file).read()
         return table.column(table.column_names.index(column)).to_pylist()
-    text = file.read_bytes().decode("utf-8-sig")
+    if kind in ("txt", "jsonl"):
+        text = file.read_text(encoding="utf-8-sig")  # any end of a line is one
+    else:
+        text = file.readencoded().decode("utf-8-sig")
     if kind == "txt":
-        return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+        return _lines(text)
     if kind in ("csv", "tsv"):
         csv.field_size_limit(2**30)
         delimiter = "," if kind == "csv" else "\t"
@@ -268,6 +280,7 @@ def _read_otherwise(file: Path, column: str) -> list[Any]:
         header, *rows = [row for row in read if row]
         if any(len(row) > len(header) for row in rows):
             raise ValueError("a row has more fields than the header")
+        header = [name or f"Unnamed: {i}" for i, name in enumerate(header)]  # as pandas names it
         at = header.index(column)
         return [row[at] for row in rows]
     if kind == "jsonl":
