@@ -4,7 +4,7 @@
 files, stores, shards, coders, trainings, models, results and hook point expressions, runs `interp`
 on each in this process, and prints what came of them: a row a surface. A clear error is exit code 1
 or 2 and one sentence, with nothing written; a correct result agrees with a reading by other means.
-Anything else is listed and kept in ``--keep`` for ``--only SURFACE:NUMBER``, and the exit code is 1.
+Anything else is listed, kept in ``--keep``, run again by ``--only SURFACE:NUMBER``; exit code 1.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from pathlib import Path
 from random import Random
 
 import transformers
-
 from mutations import expressions, lines, pixels, saved, stores, tables
 from mutations.bench import Bench
 from mutations.trial import CLEAR, CORRECT, Case, Outcome, run
@@ -83,7 +82,9 @@ def table(found: dict[str, Counter[str]]) -> str:
 
 def main() -> int:
     """Run the cases and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="SURFACE:NUMBER, to run one again")

@@ -59,7 +59,9 @@ class Bench:
             writer.writerows(ROWS)
         both = f"{POINT},resid_post.1"
         self.do("capture", self.model, self.table, "-p", both, "--out", self.store)
-        train = ("sae train --k 2 --n-latents 24 --steps 8 --batch-size 8 --checkpoint-every 4 --store")
+        train = (
+            "sae train --k 2 --n-latents 24 --steps 8 --batch-size 8 --checkpoint-every 4 --store"
+        )
         self.train = [*train.split(), str(self.store), "-p", POINT]
         self.do(*self.train, "--out", self.training)
         self.cut = self._cut_short(folder / "cut")

@@ -32,7 +32,8 @@ def expression(random: Random) -> str:
     """A role, a slice of a role, a module's name, a glob, or many stars."""
     way = random.choice(["role", "slice", "name", "glob", "glob", "stars", "class"])
     if way == "role":
-        return f"{random.choice(ROLES)}.{random.choice(['0', '1', '-1', '-2', '2', '*', '99999999999'])}"
+        layer = random.choice(["0", "1", "-1", "-2", "2", "*", "99999999999"])
+        return f"{random.choice(ROLES)}.{layer}"
     if way == "slice":
         ends = [random.choice(["", "0", "1", "2", "-1", "-9", "9" * 30]) for _ in range(3)]
         return f"{random.choice(ROLES)}." + ":".join(ends[: random.choice([2, 3])])

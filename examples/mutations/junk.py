@@ -7,8 +7,10 @@ from random import Random
 from typing import Any
 
 TEXTS = [
-    "", " ", "\t", "nan", "NA", "null", "None", "True", "-1", "0", "1e999", "--out", "-p", "[red]x[/]",
-    "[/nothing]", "{0}", "%s", "$(touch x)", "; rm x", "../..", "a\x00b", "a\nb", "a\rb", "\x1b[31mred",
+    "", " ", "\t", "nan", "NA", "null", "None", "True", "-1", "0", "1e999", "--out", "-p",
+    "[red]x[/]",
+    "[/nothing]", "{0}", "%s", "$(touch x)", "; rm x", "../..", "a\x00b", "a\nb", "a\rb",
+    "\x1b[31mred",
     "\u202ereversed", "\ufeffmark", "e\u0301", "\u2028", "\ud800", "😀" * 3, "ﬁ", "١٢", "x" * 5000,
     "<script>x</script>", "'; --", "*" * 40, "a,b", 'a"b', "\\", "/dev/null", "con", "résumé",
 ]  # fmt: skip
@@ -39,11 +41,11 @@ def spoil(data: bytes, random: Random) -> tuple[str, bytes]:
     ways: dict[str, Any] = {
         "cut short": lambda: data[:at],
         "head gone": lambda: data[at:],
-        "a bit flipped": lambda: data[:at]
-        + bytes([data[at] ^ (1 << random.randrange(8))])
-        + data[at + 1 :]
-        if n
-        else b"",
+        "a bit flipped": lambda: (
+            data[:at] + bytes([data[at] ^ (1 << random.randrange(8))]) + data[at + 1 :]
+            if n
+            else b""
+        ),
         "zeros inside": lambda: data[:at] + bytes(end - at) + data[end:],
         "noise inside": lambda: data[:at] + random.randbytes(end - at) + data[end:],
         "a part twice": lambda: data[:end] + data[at:],

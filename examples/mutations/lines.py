@@ -10,7 +10,7 @@ import typer
 from interp.cli import app
 from mutations.bench import POINT, Bench
 from mutations.junk import NUMBERS, TEXTS, Sound, bend, value
-from mutations.trial import Case, digest
+from mutations.trial import Case
 
 NEVER = {"nan", "inf", "-inf", "", " ", "\t", str(10**30), str(-(10**30)), "1e999"}
 """What no number, path or name may be."""
@@ -27,7 +27,9 @@ def commands() -> dict[str, Any]:
 
 def usual(bench: Bench, name: str, out: Path) -> list[str]:
     """A sound and quick command line of a command."""
-    model, data, coder, store = (str(p) for p in (bench.model, bench.table, bench.coder, bench.store))
+    model, data, coder, store = (
+        str(p) for p in (bench.model, bench.table, bench.coder, bench.store)
+    )
     texts, pairs = [model, data], ["demo:digits-clip", str(bench.captions)]
     lines: dict[str, list[str]] = {
         "demo": ["--dry-run"],
@@ -41,7 +43,8 @@ def usual(bench: Bench, name: str, out: Path) -> list[str]:
         "report": [str(bench.probed)],
         "diff": [str(bench.probed), str(bench.probed_again)],
         "doctor": [model],
-        "sae train": ["--store", store, "-p", POINT, "--steps", "3", "--k", "2", "--n-latents", "24",
+        "sae train": ["--store", store, "-p", POINT, "--steps", "3", "--k", "2",
+                      "--n-latents", "24",
                       "--batch-size", "8"],
         "sae eval": [coder, "--store", store],
         "sae features": [coder, model, data, "--context", "4", "--top", "2"],
@@ -75,7 +78,8 @@ def configured(bench: Bench, folder: Path, random: Random) -> Case:
     name = random.choice(["capture", "probe", "geometry", "sae train", "sparsity", "aqi"])
     line = usual(bench, name, folder / "out")
     options: dict[str, Any] = {
-        "seed": 0, "force": False, "json": True, "device": "cpu", "batch-size": 8, "dtype": "float32",
+        "seed": 0, "force": False, "json": True, "device": "cpu", "batch-size": 8,
+        "dtype": "float32",
         "hookpoints": [POINT], "pool": "last", "label-column": ["label"], "group-column": None,
         "max-length": 30,
     }  # fmt: skip
@@ -122,7 +126,8 @@ def _with(
 
 
 WORDS = ["all", "cpu", "meta", "cuda:99", "mps", "cpu:7", "float16", "int8", "x=y", "n_latents=3",
-         "k=2", "k=nan", "1,2", "1:2", "mean", "relu", "demo:digits", "demo:none", "tl:", "nnsight:x",
+         "k=2", "k=nan", "1,2", "1:2", "mean", "relu", "demo:digits", "demo:none", "tl:",
+         "nnsight:x",
          "hf:x[y]", "a.py:b", "json:loads", "resid_post.*", "embed", "label", "text", "city", "3",
          "32", "1e-3", "0.1"]  # fmt: skip
 
@@ -136,7 +141,13 @@ def _paths(folder: Path, bench: Bench) -> list[str]:
     (folder / "loop").symlink_to(folder / "loop")
     inside = ["full", "void", "absent", "full/mine.txt", "full/mine.txt/below", "loop"]
     sound = [bench.model, bench.table, bench.store, bench.coder, bench.probed]
-    return [*(str(folder / p) for p in inside), *map(str, sound), "/dev/null", "/dev/zero", "/proc/x"]
+    return [
+        *(str(folder / p) for p in inside),
+        *map(str, sound),
+        "/dev/null",
+        "/dev/zero",
+        "/proc/x",
+    ]
 
 
 def _case(bench: Bench, folder: Path, name: str, line: list[str], what: str) -> Case:
@@ -157,8 +168,8 @@ def _case(bench: Bench, folder: Path, name: str, line: list[str], what: str) -> 
 
 
 NUMERIC = {
-    f"--{name}" for name in "seed folds batch-size max-length steps k n-latents lr warmup decay-steps "
-    "penalty-warmup k-start k-steps dead-after resample-every clip ema model-lr buffer-rows "
+    f"--{name}" for name in "seed folds batch-size max-length steps k n-latents lr warmup "
+    "decay-steps penalty-warmup k-start k-steps dead-after resample-every clip ema model-lr buffer-rows "
     "forward-batch-size log-every checkpoint-every level drop-first bins margin n-facets n-top "
     "threshold nearest stay top context alpha tokens samples temperature documents".split()
 }  # fmt: skip

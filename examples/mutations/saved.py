@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from mutations.bench import POINT, TEXTS, Bench
 from mutations.headers import spoil_file
 from mutations.junk import bend, spoil
-from mutations.stores import numbers
 from mutations.trial import Case
 
 
@@ -32,7 +31,8 @@ def coder(bench: Bench, folder: Path, random: Random) -> Case:
     lines = {
         "eval": ["eval", str(sae), "--store", str(bench.store), "-p", POINT, "--out", str(out)],
         "convert": ["convert", str(sae), "--to", "interp", "--out", str(out)],
-        "steer": ["steer", str(sae), str(bench.model), "-p", POINT, "--latent", "1", "--prompt", "w3"],
+        "steer": ["steer", str(sae), str(bench.model), "-p", POINT, "--latent", "1", "--prompt",
+                  "w3"],
     }  # fmt: skip
 
     def sound(done: Any) -> str | None:
@@ -56,7 +56,9 @@ def _as_filed(got: Any, file: Path, bench: Bench) -> str | None:
         else x @ got.W_enc + got.b_enc  # fmt: skip
     top = torch.relu(pre).topk(min(got.config.k, pre.shape[1]))
     z = torch.zeros_like(pre).scatter_(1, top.indices, top.values)
-    return None if torch.allclose(got.encode(x), z, atol=1e-5, equal_nan=True) else "encodes otherwise"
+    return (
+        None if torch.allclose(got.encode(x), z, atol=1e-5, equal_nan=True) else "encodes otherwise"
+    )
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -79,9 +81,15 @@ def training(bench: Bench, folder: Path, random: Random) -> Case:
 
 
 def model(bench: Bench, folder: Path, random: Random) -> Case:
-    """A model's folder, captured from; judged by the sound model, or by transformers' own reading."""
+    """A model's folder, captured from; judged by what transformers makes of it."""
     net = bench.copy(bench.model, folder / "net")
-    names = ["config.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    names = [
+        "config.json",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     name = random.choice(names)
     what = _spoil(net / name, random)
     out = folder / "acts"
@@ -102,7 +110,9 @@ def model(bench: Bench, folder: Path, random: Random) -> Case:
             with torch.inference_mode():
                 want = other(**words(text, return_tensors="pt"), output_hidden_states=True)
             hidden = want.hidden_states[1][0, -1]
-            if not torch.allclose(store[POINT][i].float(), hidden.float(), atol=1e-3, equal_nan=True):
+            if not torch.allclose(
+                store[POINT][i].float(), hidden.float(), atol=1e-3, equal_nan=True
+            ):
                 return f"row {i} is not what transformers finds"
         return None
 
@@ -114,7 +124,8 @@ def results(bench: Bench, folder: Path, random: Random) -> Case:
     source = random.choice([bench.probed, bench.probed, bench.training, bench.concepts])
     run = bench.copy(source, folder / "run")
     (run / "report.html").unlink()
-    file = random.choice([*(run / "results").iterdir()] * 3 + [run / "config.json", run / "manifest.json",
+    file = random.choice([*(run / "results").iterdir()] * 3 + [run / "config.json",
+                         run / "manifest.json",
                          run / "metrics.json"])  # fmt: skip
     what = _spoil(file, random)
     out = folder / "out"

@@ -152,7 +152,8 @@ def _path(store: Path, random: Random) -> str:
     outside.write_bytes((store / manifest["shards"][0]["file"]).read_bytes())
     entry = random.choice(manifest["shards"])
     names = ["../outside.safetensors", str(outside), "", ".", "..", "/", "a\x00b", "rows.parquet",
-             "manifest.json", "a/../b", "shard-00000.safetensors/", "CON", "x" * 300, "~", "/dev/zero"]  # fmt: skip
+             "manifest.json", "a/../b", "shard-00000.safetensors/", "CON", "x" * 300,
+             "~", "/dev/zero"]  # fmt: skip
     way = random.choice([*names, "symlink", "folder", "rows symlink", "fifo"])
     own = store / entry["file"]
     if way == "symlink":

@@ -104,16 +104,16 @@ def _write(file: Path, kind: str, random: Random) -> str:
 
         rows = [dict(r) for r in ROWS]
         data = pd.DataFrame(rows).to_parquet() if kind == "parquet" else encoded(rows, kind)
-        file.writeencoded(data)
+        file.write_bytes(data)
         return "sound"
     if kind == "parquet":
         return _parquet(file, random)
     if random.random() < 0.3:
         way, data = spoil(encoded([dict(r) for r in ROWS], kind), random)
-        file.writeencoded(data)
+        file.write_bytes(data)
         return way
     way, data = _bent(kind, random)
-    file.writeencoded(data)
+    file.write_bytes(data)
     return way
 
 
@@ -142,7 +142,8 @@ def _bent(kind: str, random: Random) -> tuple[str, bytes]:
     new = random.choice(TEXTS)
     data = encoded(rows, kind)
     way = random.choice(
-        ["a cell", "a cell", "a cell", "a number", "a column's name", "no column", "one row", "no rows",
+        ["a cell", "a cell", "a cell", "a number", "a column's name", "no column",
+         "one row", "no rows",
          "CRLF", "CR", "a blank line", "a longer row", "a shorter row", "two columns of one name",
          "a huge cell", "nothing but a header", "deep", "nul", "a quote left open", "all empty",
          "many columns", "a list", "a table", "mark and CRLF"]
@@ -172,7 +173,9 @@ def _bent(kind: str, random: Random) -> tuple[str, bytes]:
         return way, b"\n".join([*lines[: row + 1], b"", *lines[row + 1 :]])
     elif way in ("a longer row", "a shorter row"):
         at = min(row, len(lines) - 1)
-        lines[at] = lines[at] + b",more" if way == "a longer row" else lines[at][: len(lines[at]) // 2]
+        lines[at] = (
+            lines[at] + b",more" if way == "a longer row" else lines[at][: len(lines[at]) // 2]
+        )
         return way, b"\n".join(lines)
     elif way == "two columns of one name":
         return way, data.replace(b"city", b"label")
@@ -235,8 +238,8 @@ def _parquet(file: Path, random: Random) -> str:
         table = table.slice(0, random.choice([0, 1]))
     pq.write_table(table, file)
     if kind == "bytes":
-        kind, data = spoil(file.readencoded(), random)
-        file.writeencoded(data)
+        kind, data = spoil(file.read_bytes(), random)
+        file.write_bytes(data)
     return kind
 
 
@@ -270,7 +273,7 @@ def _read_otherwise(file: Path, column: str) -> list[Any]:
     if kind in ("txt", "jsonl"):
         text = file.read_text(encoding="utf-8-sig")  # any end of a line is one
     else:
-        text = file.readencoded().decode("utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")
     if kind == "txt":
         return _lines(text)
     if kind in ("csv", "tsv"):

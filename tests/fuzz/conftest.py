@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory):
     import transformers
-
     from mutations.bench import Bench
 
     transformers.logging.disable_progress_bar()
