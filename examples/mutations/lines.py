@@ -169,8 +169,9 @@ def _case(bench: Bench, folder: Path, name: str, line: list[str], what: str) -> 
 
 NUMERIC = {
     f"--{name}" for name in "seed folds batch-size max-length steps k n-latents lr warmup "
-    "decay-steps penalty-warmup k-start k-steps dead-after resample-every clip ema model-lr buffer-rows "
-    "forward-batch-size log-every checkpoint-every level drop-first bins margin n-facets n-top "
+    "decay-steps penalty-warmup k-start k-steps dead-after resample-every clip ema model-lr "
+    "buffer-rows forward-batch-size log-every checkpoint-every level drop-first bins margin "
+    "n-facets n-top "
     "threshold nearest stay top context alpha tokens samples temperature documents".split()
 }  # fmt: skip
 
