@@ -34,7 +34,7 @@ from interp.loading import DTYPES, load
 from interp.manifest import FORMAT, write_manifest
 from interp.memory import PeakMemory, peak
 from interp.pooling import POOLS, Pool, pool
-from interp.resuming import enter, finish, in_order, keep_whole, rank_list
+from interp.resuming import drop, enter, finish, in_order, keep_whole, rank_list
 from interp.store import ActivationStore, Part, read_header, write_shard
 from interp.token_labels import token_labels
 
@@ -362,6 +362,11 @@ class Capture:
                 self._fill(shard, buffers, shard, count)
                 writer.put(lambda n=name, s=shard, b=buffers: self._write(path, n, s, b, noted))
             writer.join()
+        except DataError:  # such as an image that is none: nothing was lost, and nothing is left
+            writer.stop()
+            if ranks.size == 1 and not noted["shards"]:
+                drop(path)
+            raise
         finally:
             writer.stop()
         lists = ranks.gather(noted["shards"])
@@ -669,8 +674,9 @@ class _Writer:
         self._raise()
 
     def stop(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
 
     def _raise(self) -> None:
         if self._error is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from interp.errors import StoreError
 from interp.results import Result
+from interp.runs import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,7 @@ def changes(
 def _read(folder: Path, file: str, what: str) -> dict[str, Any]:
     """What a file of a run says: of its numbers, those that stand alone."""
     try:
-        found = json.loads((folder / file).read_text(encoding="utf-8"))
+        found = parse_json((folder / file).read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("expected a table")
     except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from interp.errors import DataError, ParameterError, closest
 from interp.images import IMAGES, image_bytes
+from interp.runs import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,6 +205,8 @@ def table_of(file: Path) -> "pd.DataFrame":
             f"{file} may be a pickle, which is not loaded; save its tensors with "
             "safetensors.torch.save_file."
         )
+    if not file.is_file():
+        raise DataError(f"{file} is no file that can be read twice; copy its rows into one.")
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty.")
     if suffix not in PARSERS:
@@ -247,15 +250,13 @@ def _read_lines(file: Path) -> "pd.DataFrame":
 
 
 def _read_json(file: Path, lines: bool = False) -> "pd.DataFrame":
-    import json
-
     import pandas as pd
 
     text = file.read_text(encoding="utf-8-sig")
     if lines:
-        records = [json.loads(line) for line in text.split("\n") if line.strip()]
+        records = [parse_json(line) for line in text.split("\n") if line.strip()]
     else:
-        records = json.loads(text)
+        records = parse_json(text)
         if isinstance(records, dict) and not all(isinstance(v, list) for v in records.values()):
             lists = [v for v in records.values() if isinstance(v, list)]
             records = lists[0] if len(lists) == 1 else records

@@ -28,7 +28,7 @@ beside them: what its towers end in, projected, not normalised.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ __all__ = ["ROLES", "HookPoint", "HookPoints"]
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 """Modules that are never called, so that nothing fires there."""
+LONGEST = 300
+"""Characters of an expression; the names of modules are far shorter."""
 EMBEDS = {
     "image_embeds": (("visual_projection", "vision_model.head"), "vision"),
     "text_embeds": (("text_projection", "text_model.head"), "text"),
@@ -141,6 +143,11 @@ class HookPoints:
         return {"name": place, "alias": alias, "type": type(module).__name__, "width": width}
 
     def _resolve_one(self, text: str) -> list[HookPoint]:
+        if len(text) > LONGEST:
+            raise LayerNotFound(
+                f"a hook point has at most {LONGEST} characters; {text[:40]!r} and so on has "
+                f"{len(text):,}."
+            )
         name, side = _split_side(text)
         exact = name in self.modules and name != ""
         embeds = None if exact or side == "in" else self._embeds(name)
@@ -155,11 +162,11 @@ class HookPoints:
             raise LayerNotFound(f"{text!r}: a role is one place and takes no :in; write {name}.")
         if name in self.hook_dict:
             return [HookPoint(name, self.hook_dict[name])]
-        pattern = _glob(name)
-        names = [name] if exact else [n for n in self.modules if n and pattern.fullmatch(n)]
+        pattern = Glob(name)
+        names = [name] if exact else [n for n in self.modules if n and pattern.matches(n)]
         names = [n for n in names if exact or not isinstance(self.modules[n], CONTAINERS)]
         if not names and self.hook_dict:
-            return [HookPoint(n, m) for n, m in self.hook_dict.items() if pattern.fullmatch(n)] or (
+            return [HookPoint(n, m) for n, m in self.hook_dict.items() if pattern.matches(n)] or (
                 self._miss(text)
             )
         if not names:
@@ -260,24 +267,62 @@ def _split_side(text: str) -> tuple[str, Literal["in", "out"]]:
     return text, "out"
 
 
-def _glob(pattern: str) -> re.Pattern[str]:
-    """``*`` stays within a dotted segment, ``**`` crosses, ``?`` and ``[12]`` as in a shell."""
-    out = ""
-    for piece in re.split(r"(\*\*|\*|\?|\[[^\]]*\])", pattern):
-        if piece == "**":
-            out += ".*"
-        elif piece == "*":
-            out += r"[^.]*"
-        elif piece == "?":
-            out += r"[^.]"
-        elif piece.startswith("[") and piece.endswith("]"):
-            out += "[" + piece[1:-1].replace("\\", r"\\").replace("!", "^", 1) + "]"
-        else:
-            out += re.escape(piece)
-    try:
-        return re.compile(out)
-    except re.error as error:
-        raise LayerNotFound(f"{pattern!r} is no pattern of hook points: {error}.") from error
+class Glob:
+    """``*`` stays within a dotted segment, ``**`` crosses, ``?`` and ``[12]`` as in a shell.
+
+    The places in the pattern that a name may have reached are kept together, as the bits of a
+    number: the time is the length of the pattern times that of the name, whatever the stars.
+
+    Raises
+    ------
+    LayerNotFound
+        What stands in brackets is no set of characters.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._tests: list[Callable[[str], bool]] = []  # of the piece at each place
+        self._stars = 0  # the places whose piece may be passed over, and may hold on
+        for piece in re.findall(r"\*+|\[[^\]]*\]|.", pattern, re.DOTALL):
+            if piece[0] == "*":
+                self._stars |= 1 << len(self._tests)
+            self._tests.append(_piece(pattern, piece))
+        self._masks: dict[str, int] = {}
+
+    def matches(self, name: str) -> bool:
+        """Whether the pattern is all of a name."""
+        reached = self._skip(1)
+        for c in name:
+            if c not in self._masks:
+                tests = enumerate(self._tests)
+                self._masks[c] = sum(1 << i for i, test in tests if test(c))
+            here = reached & self._masks[c]
+            reached = self._skip((here & self._stars) | (here & ~self._stars) << 1)
+            if not reached:
+                return False
+        return bool(reached >> len(self._tests))
+
+    def _skip(self, reached: int) -> int:
+        """With the places behind stars that stand for nothing; no two stars are neighbours."""
+        return reached | (reached & self._stars) << 1
+
+
+def _piece(pattern: str, piece: str) -> Callable[[str], bool]:
+    """Which characters a piece of a pattern takes."""
+    if piece[0] == "*":
+        return (lambda c: c != ".") if piece == "*" else (lambda c: True)
+    if piece == "?":
+        return lambda c: c != "."
+    if len(piece) == 1:
+        return lambda c: c == piece
+    other = piece[1] in "!^"
+    ranges = re.findall(r"(.)-(.)|(.)", piece[1 + other : -1], re.DOTALL)
+    wrong = next((f"{a}-{b}" for a, b, _ in ranges if a > b), None)
+    if wrong is not None or not ranges:
+        raise LayerNotFound(
+            f"{pattern!r} is no pattern of hook points: {piece} "
+            f"{'is empty' if wrong is None else f'holds {wrong}, which runs backwards'}."
+        )
+    return lambda c: other != any(c == one or (a <= c <= b if a else False) for a, b, one in ranges)
 
 
 def _layers(text: str, role: str, index: str | None, n: int) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,14 @@ def open_image(source: Any, row: int) -> "Image":
         if isinstance(source, Image.Image):
             return source.convert("RGB")
         held = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(held) as image:
-            return image.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(held) as image:
+                return image.convert("RGB")
+    except Image.DecompressionBombWarning as error:  # Pillow would go on, to twice its limit
+        raise DataError(
+            f"row {row}: the image has too many pixels to be opened: {error}"
+        ) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         where = source if isinstance(source, Path) else "in the data"
         text = getattr(error, "strerror", None) or str(error).split(" '")[0].rstrip(".")

@@ -263,12 +263,12 @@ def explain(source: str, local: bool, error: Exception) -> ModelError:
             )
         if not list(folder.glob("*.safetensors")):
             return ModelError(f"the folder {source} holds no weights (no *.safetensors).")
-        if "trust_remote_code" in text:
+        if "trust_remote_code" in str(error):
             return ModelError(
                 f"{source} brings its own code; allow it with trust_remote_code=True."
             )
         return ModelError(f"the model in {source} cannot be loaded: {text}.")
-    if "trust_remote_code" in text:
+    if "trust_remote_code" in str(error):
         return ModelError(f"{source} brings its own code; allow it with trust_remote_code=True.")
     return ModelError(
         f"the model {source!r} is not in the local cache and the hub does not give it (no network, "

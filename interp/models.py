@@ -258,7 +258,11 @@ class Model:
             )
         with quiet_transformers():
             options = {} if max_length is None else {"truncation": True, "max_length": max_length}
-            return self.tokenizer(list(texts), **options)["input_ids"]
+            try:
+                return self.tokenizer(list(texts), **options)["input_ids"]
+            except Exception as error:  # a foreign tokenizer fails in its own ways
+                text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+                raise ModelError(f"the tokenizer of {self.spec} fails: {text}.") from error
 
     def pad(
         self, ids: Sequence[Sequence[int]], side: str = "right", length: int | None = None

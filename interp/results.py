@@ -4,14 +4,27 @@ import base64
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 
 from interp.errors import ParameterError, StoreError
-from interp.runs import write_text
+from interp.runs import parse_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +102,7 @@ class Result:
         """
         path = Path(path)
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = parse_json(path.read_text(encoding="utf-8"))
             kind, fields = str(document["kind"]), dict(document["fields"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is not a result that interp wrote: {error}.") from error
@@ -102,9 +115,48 @@ class Result:
             known = ", ".join(sorted(k for k, c in cls.KINDS.items() if issubclass(c, cls)))
             raise StoreError(f"{path} holds a result of kind {kind!r}; expected one of {known}.")
         try:
-            return found(**{name: _decode(value) for name, value in fields.items()})
-        except (TypeError, ValueError, KeyError) as error:
+            held = {name: _decode(value) for name, value in fields.items()}
+            for name, kind_of in _hints(found).items():
+                if name in held and not _fits(held[name], kind_of):
+                    raise TypeError(f"{name} is {str(held[name])[:80]!r}")
+            return found(**held)
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             raise StoreError(f"{path} holds a damaged {kind} result: {error}.") from error
+
+
+@cache
+def _hints(kind: type[Result]) -> dict[str, Any]:
+    """The types of a result's fields; none where they cannot be found out."""
+    try:
+        return get_type_hints(kind)
+    except NameError:  # of a library that is imported for types only
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type, as far as numbers, text, lists and tables go."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, h) for h in inner)
+    if origin is Literal:
+        return value in inner
+    if hint in (float, int):
+        whole = isinstance(value, int) or (hint is float and isinstance(value, float))
+        return whole and not isinstance(value, bool)
+    if hint in (str, bool, None, type(None)):
+        return value is None if hint in (None, type(None)) else isinstance(value, hint)
+    if origin in (tuple, list):
+        if not isinstance(value, tuple | list):
+            return False
+        if origin is tuple and inner and inner[-1] is not Ellipsis:
+            return len(value) == len(inner) and all(map(_fits, value, inner))
+        return not inner or all(_fits(v, inner[0]) for v in value)
+    if origin in (dict, Mapping):
+        good = isinstance(value, dict)
+        return good and (len(inner) < 2 or all(_fits(v, inner[1]) for v in value.values()))
+    if hint is np.ndarray or origin is np.ndarray:
+        return isinstance(value, np.ndarray)
+    return True
 
 
 def _encode(value: Any) -> Any:

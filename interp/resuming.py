@@ -4,6 +4,7 @@ With several processes the first one enters, and the others are told what it fou
 its share of the shards that are there; what is whole is kept, and the rest is captured again.
 """
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from interp.runs import sweep, write_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["enter", "keep_whole", "rank_list"]
+__all__ = ["drop", "enter", "keep_whole", "rank_list"]
 
 SETTINGS = ("batch_size", "shard_rows")
 """Options that are no part of a store's key, and are those of its first start."""
@@ -166,12 +167,20 @@ def finish(path: Path, manifest: dict[str, Any], shards: Sequence[dict[str, Any]
     clear(path, {s["file"] for s in shards}, set())
 
 
+def drop(path: Path) -> None:
+    """Take back a store that has come to nothing: no shard of it was written."""
+    for name in (MANIFEST, TABLE):
+        (path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.rmdir()
+
+
 def table_bytes(rows: "pd.DataFrame") -> bytes:
     """The columns kept from the data, as a parquet file."""
     buffer = io.BytesIO()
     try:
         rows.to_parquet(buffer, index=False)
-    except (TypeError, ValueError):  # a column that mixes text and numbers is kept as text
+    except (TypeError, ValueError, OverflowError):  # mixed text and numbers are kept as text
         buffer = io.BytesIO()
         rows.apply(_as_text).to_parquet(buffer, index=False)
     return buffer.getvalue()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Run",
     "find_run",
+    "parse_json",
     "plain",
     "read_config",
     "read_results",
@@ -68,6 +69,8 @@ def write_bytes(path: str | Path, data: bytes | Iterable[bytes | memoryview]) ->
     A command's Ctrl-C waits for the write, so that nothing is left beside the name.
     """
     path = Path(path)
+    if not path.name:
+        raise StoreError(f"cannot write {str(path)!r}: it is a folder, and a file is wanted.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with undisturbed():
         try:
@@ -120,6 +123,20 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
         raise StoreError(f"cannot write {folder}: {error.strerror or error}{advice}.") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that a stranger may have written.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or its lists and tables are nested so deeply that reading them fails.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists and tables are nested too deeply") from None
 
 
 def versions() -> dict[str, str]:
@@ -191,7 +208,7 @@ def read_config(path: Path) -> dict[str, Any]:
         The folder holds no run.
     """
     try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        found = parse_json((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or "command" not in found:

@@ -490,7 +490,7 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
 
     def hashed() -> Iterator[bytes | memoryview]:
-        for piece in pieces(tensors):
+        for piece in pieces(tensors, {"file": path.name}):
             digest.update(piece)
             yield piece
 

@@ -107,7 +107,12 @@ def read_concept(table: pd.DataFrame, label: str, groups: str | ArrayLike | None
     y, names = _classes(values.iloc[rows].tolist(), label)
     ids = None
     if group_values is not None:
-        ids = pd.factorize(group_values.iloc[rows])[0].astype(np.int64)
+        try:
+            ids = pd.factorize(group_values.iloc[rows])[0].astype(np.int64)
+        except TypeError as error:  # lists and tables
+            raise DataError(
+                "the groups hold values that are no numbers or texts; name another column."
+            ) from error
     return Concept(rows, y, names, ids, tuple(notes))
 
 

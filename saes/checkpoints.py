@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from interp.errors import CheckpointError, closest
-from interp.runs import write_bytes, write_text
+from interp.runs import parse_json, write_bytes, write_text
 from interp.tensors import pieces
 
 __all__ = [
@@ -75,7 +75,7 @@ def read_checkpoint(
     if not (path / CONFIG).is_file():
         raise CheckpointError(f"{source} holds no {CONFIG}, so it is no saved coder.")
     try:
-        document = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        document = parse_json((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source}: {CONFIG} is not readable JSON: {error}.") from error
     _check_document(str(source), document)

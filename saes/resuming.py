@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.distributed import World
 from interp.errors import StoreError
-from interp.runs import write_bytes
+from interp.runs import parse_json, write_bytes
 from interp.tensors import pieces
 
 __all__ = ["CHECKPOINT", "check_settings", "read_state", "tell_state", "write_state"]
@@ -51,7 +51,7 @@ def read_state(
         return None
     try:
         with safe_open(path, "pt") as file:
-            document = json.loads((file.metadata() or {})["interp"])
+            document = parse_json((file.metadata() or {})["interp"])
             read = part or type(file).get_tensor
             tensors = {name: read(file, name) for name in file.keys()}  # noqa: SIM118
         version = document.pop("format")

@@ -1,6 +1,5 @@
 """``interp diff``: what changed from one run to another, and whether it may."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +68,9 @@ def _differences(first: Path, second: Path, seed: int) -> Iterator["Result"]:
     from interp.changes import changes
     from interp.runs import read_results
 
+    for folder in (first, second):
+        if not folder.is_dir():
+            raise StoreError(f"{folder} is no run folder; give what --out named.")
     models = _names(first, second)
     found = [{(r.kind, r.name): r for r in _results(read_results, f)} for f in (first, second)]
     coders = _coders(first).keys() & _coders(second).keys()
@@ -112,8 +114,6 @@ def _differences(first: Path, second: Path, seed: int) -> Iterator["Result"]:
 
 
 def _results(read_results: Any, folder: Path) -> list["Result"]:
-    if not folder.is_dir():
-        raise StoreError(f"{folder} is no run folder; give what --out named.")
     if not (folder / "results").is_dir() and _coders(folder):
         return []
     return read_results(folder)
@@ -163,6 +163,7 @@ def _delta_aqi(
 ) -> "Result":
     """Delta-AQI from the activations that both runs keep."""
     import probes
+    from interp.runs import parse_json
     from interp.store import ActivationStore
 
     stores = [f / "acts" / result.provenance["data"]["name"] for f in (first, second)]
@@ -172,7 +173,7 @@ def _delta_aqi(
                 f"delta-AQI needs the activations of both runs, and {store} is gone; run interp "
                 "aqi again."
             )
-    options = json.loads((first / "config.json").read_text(encoding="utf-8"))
+    options = parse_json((first / "config.json").read_text(encoding="utf-8"))
     data = options.get("data")
     groups = data[3] if isinstance(data, list) and len(data) > 3 else None
     with bar(f"delta-AQI of {result.name}") as progress:

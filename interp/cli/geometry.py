@@ -12,7 +12,7 @@ from interp.cli.probe import finish
 from interp.cli.shell import bar, emit, note, say_notes
 from interp.cli.show import show
 from interp.cli.study import short_names
-from interp.errors import ParameterError
+from interp.errors import InterpError, ParameterError
 
 if TYPE_CHECKING:
     from interp.capturing import Capture
@@ -122,16 +122,20 @@ def run(
     started = Run(out, "geometry", options, resume=resume, force=force)
     names = short_names([w.model.spec for w in works] or [Path(spec).name for spec in specs])
     several = len(specs) > 1
-    for i, short in enumerate(names):
-        work = works[i] if works else None
-        if work is not None:
-            stores.append(kept(started, work, short if several else None))
-        measure_store(
-            started, stores[i], work, labels, group=group_column, measures=asked, seed=seed,
-            hookpoints=None if work else wanted or None, short=short if several else None,
-        )  # fmt: skip
-    if several:
-        _compare(started, stores, labels, group_column, (names[0], names[1]), seed)
+    try:
+        for i, short in enumerate(names):
+            work = works[i] if works else None
+            if work is not None:
+                stores.append(kept(started, work, short if several else None))
+            measure_store(
+                started, stores[i], work, labels, group=group_column, measures=asked, seed=seed,
+                hookpoints=None if work else wanted or None, short=short if several else None,
+            )  # fmt: skip
+        if several:
+            _compare(started, stores, labels, group_column, (names[0], names[1]), seed)
+    except InterpError:
+        started.drop()  # a store that cannot be read leaves no run behind
+        raise
     path = finish(started, f"Geometry of {' and '.join(names)}")
     if as_json:
         emit(metrics(started.results))

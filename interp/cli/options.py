@@ -125,7 +125,7 @@ TrustRemoteCode = Annotated[
 MaxLength = Annotated[
     int | None, typer.Option(help="Cut texts to so many tokens; else long ones are refused.")
 ]
-Seed = Annotated[int, typer.Option(help="Of splits, shuffles and intervals.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of splits, shuffles and intervals.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the run in --out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

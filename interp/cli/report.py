@@ -1,6 +1,5 @@
 """``interp report``: build a report again from the results of runs, without the models."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,11 +46,12 @@ def command_of(runs: Sequence[Path]) -> str | None:
     A run that was cut short and resumed says what an unbroken one says.
     """
     from interp.cli import COMMANDS, sae
+    from interp.runs import parse_json
 
     found = []
     for folder in runs:
         try:
-            argv = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["argv"]
+            argv = parse_json((folder / "manifest.json").read_text(encoding="utf-8"))["argv"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a run that was cut short has none
         if isinstance(argv, list) and argv and argv[0] in (*COMMANDS, sae.app.info.name):

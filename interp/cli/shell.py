@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["State", "bar", "command", "emit", "note", "say_notes", "speaks", "table"]
 
 
+LONGEST = 900
+"""Characters of an error's sentence: a name in it may be a page long."""
+
+
 class State:
     """Flags that hold for the whole process."""
 
@@ -89,10 +93,18 @@ def _needs_arguments(run: Callable[..., None]) -> bool:
 def _fail(sentence: str, code: int) -> None:
     if State.debug and code <= 2:
         raise  # noqa: PLE0704  inside an except clause of `guarded`
+    sentence = _readable(sentence)
     _tell_torchrun(sentence)
     who = "interp" if not _others() else f"interp, rank {os.environ['RANK']}"
     typer.echo(f"{who}: {sentence}", err=True)
     raise typer.Exit(code) from None
+
+
+def _readable(sentence: str) -> str:
+    """A sentence as one line that a terminal only shows: what data put into it is spelt out."""
+    if len(sentence) > LONGEST:
+        sentence = f"{sentence[: LONGEST - 200]} … {sentence[-200:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence)
 
 
 def _others() -> bool:
@@ -119,6 +131,8 @@ def _sentence(error: Exception) -> str:
         return "no space is left on the device; free some and start it again with --resume"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory; use a smaller --batch-size or fewer --hookpoints"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename} cannot be used: {error.strerror}"
     text = " ".join(str(error).split())[:300].rstrip(".")
     return f"unexpected {type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -201,17 +215,19 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """Take a TOML or JSON file's entries as the command's defaults; unknown keys are refused."""
     if path is None:
         return None
+    from interp.runs import parse_json
+
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".json":
-            values = json.loads(text)
+            values = parse_json(text)
         else:
             import tomllib
 
-            values = tomllib.loads(text)
+            values = tomllib.loads(text)  # which recurses where lists are nested
         if not isinstance(values, Mapping):
             raise ValueError("expected a table of options")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{path} cannot be read: {error}") from error
     names = {  # as the command line spells it -> as the function does
         option.removeprefix("--"): p.name or ""

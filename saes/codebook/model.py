@@ -30,7 +30,7 @@ from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hook, hooked
 from interp.loading import load
 from interp.models import Model, quiet_transformers
-from interp.runs import whole_files, write_text
+from interp.runs import parse_json, whole_files, write_text
 from probes.steering import check_language_model
 from saes.base import SAE
 from saes.codebook.layer import Codebook, CodebookConfig, Edit, Snap
@@ -320,7 +320,7 @@ class Codebooks(nn.Module):
         """
         folder = Path(path)
         try:
-            document = json.loads((folder / FOLDER / DOCUMENT).read_text(encoding="utf-8"))
+            document = parse_json((folder / FOLDER / DOCUMENT).read_text(encoding="utf-8"))
             names, identity = document["points"], document["model"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{folder} holds no codebooks of interp: {error}.") from error

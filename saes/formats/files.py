@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from interp.errors import CheckpointError
-from interp.runs import write_bytes, write_text
+from interp.runs import parse_json, write_bytes, write_text
 
 __all__ = ["read_json", "read_pickle", "read_safetensors", "write_folder"]
 
@@ -25,7 +25,7 @@ def read_json(path: Path) -> dict[str, Any]:
         It is missing, not JSON, or not an object.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} holds no {path.name}; copy it there too.") from error
     except (OSError, ValueError) as error:
