@@ -255,10 +255,9 @@ def explain(source: str, local: bool, error: Exception) -> ModelError:
         folder = Path(source)
         if not (folder / "config.json").is_file():
             return ModelError(f"the folder {source} holds no config.json, so it is no model.")
-        pickles = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt*")]
-        if not list(folder.glob("*.safetensors")) and pickles:
+        if (pickle := _pickle_of(folder)) is not None:
             return ModelError(
-                f"the folder {source} holds its weights as a pickle ({pickles[0]}), which is not "
+                f"the folder {source} holds its weights as a pickle ({pickle}), which is not "
                 "loaded; convert it once with save_pretrained(folder, safe_serialization=True)."
             )
         if not list(folder.glob("*.safetensors")):
@@ -275,6 +274,30 @@ def explain(source: str, local: bool, error: Exception) -> ModelError:
         "HF_HUB_OFFLINE, or no such name); give a local folder with config.json and "
         "model.safetensors, or demo:pylm, which needs no download."
     )
+
+
+def _pickle_of(folder: Path) -> str | None:
+    """The file of a folder that holds its weights as a pickle, where no other file holds them."""
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return None
+    return next((p.name for kind in ("*.bin", "*.pt*") for p in sorted(folder.glob(kind))), None)
+
+
+def _local_or_demo(name: str) -> str:
+    """What follows ``tl:`` or ``nnsight:``; ``tl:demo:pylm`` reads the embedded model.
+
+    Raises
+    ------
+    ModelError
+        It is a folder of pickled weights, which these libraries would read.
+    """
+    if name.startswith("demo:"):
+        from interp import demo
+
+        return str(demo.model_path(name.removeprefix("demo:")))
+    if _pickle_of(Path(name)) is not None:
+        raise explain(name, True, ValueError("a pickle"))
+    return name
 
 
 def _from_transformer_lens(
@@ -305,8 +328,9 @@ def _from_transformer_lens(
                 trust_remote_code=trust,
             )
         except Exception as error:
-            if not Path(source).is_dir() and isinstance(error, OSError):
-                raise explain(source, False, error) from error
+            here = Path(source).is_dir()
+            if "trust_remote_code" in str(error) or (not here and isinstance(error, OSError)):
+                raise explain(source, here, error) from error
             raise ModelError(f"transformer-lens cannot load {name}: {_one_line(error)}.") from error
         # its own tokenizer adds a start token that Hugging Face's does not; ours gives equal rows
         options: dict[str, Any] = {"trust_remote_code": trust}
@@ -331,17 +355,18 @@ def _from_nnsight(
         raise ModelError(f"{spec} needs nnsight: {_one_line(error)}.") from error
     source = _local_or_demo(name)
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if trust:
-        options["trust_remote_code"] = True
+    options["trust_remote_code"] = trust  # where it is not said, transformers asks at the terminal
     with quiet_transformers():
         try:
             task = task_of(source, options)  # named, for the library would ask the hub for it
+            options["use_safetensors"] = True
             if dtype is not None:
                 options["dtype"] = dtype
             envoy = TransformersModel(source, dispatch=True, task=task, **options)
         except Exception as error:
-            if not Path(source).is_dir():
-                raise explain(source, False, error) from error
+            here = Path(source).is_dir()
+            if "trust_remote_code" in str(error) or not here:
+                raise explain(source, here, error) from error
             raise ModelError(f"nnsight cannot load {name}: {_one_line(error)}.") from error
     module = envoy._module
     return Model(module, spec=spec, revision=revision, tokenizer=envoy.tokenizer)
@@ -361,15 +386,6 @@ def task_of(source: str, options: dict[str, Any]) -> str:
     if "ImageClassification" in names:
         return "image-classification"
     return "text-generation" if "CausalLM" in names or "LMHead" in names else "feature-extraction"
-
-
-def _local_or_demo(name: str) -> str:
-    """What follows ``tl:`` or ``nnsight:``; ``tl:demo:pylm`` reads the embedded model."""
-    if name.startswith("demo:"):
-        from interp import demo
-
-        return str(demo.model_path(name.removeprefix("demo:")))
-    return name
 
 
 LOADERS: dict[str, Callable[[str, str, Any, Any, bool, DeviceMap | None], Model]] = {

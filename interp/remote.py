@@ -224,8 +224,7 @@ def _skeleton(name: str, revision: str | None, trust: bool) -> tuple[Any, Any]:
     from interp.loading import task_of
 
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if trust:
-        options["trust_remote_code"] = True
+    options["trust_remote_code"] = trust  # where it is not said, transformers asks at the terminal
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
     task = task_of(name, options)  # named, for nnsight would ask the hub
     envoy: Any = TransformersModel(name, task=task, tokenizer=tokenizer, **options)
