@@ -213,6 +213,8 @@ def _from_hugging_face(
         if getattr(config, "vision_config", None) is not None or hasattr(config, "image_size"):
             processor = _optional(transformers.AutoImageProcessor, source, options)
     _check_complete(module, sorted(info["missing_keys"]), spec)
+    if spread is not None:
+        spread.check(module)
     commit = getattr(config, "_commit_hash", None)
     return Model(module, spec=spec, revision=commit, tokenizer=tokenizer, processor=processor)
 
