@@ -182,6 +182,11 @@ def _from_hugging_face(
     local = Path(source).expanduser()
     if source.endswith(".py"):
         raise ModelError(f"{source} needs the name of its function: {source}:FUNCTION.")
+    if local.is_file():
+        raise ModelError(
+            f"{source} is a file, and a model is a folder with config.json and model.safetensors, "
+            "a Hugging Face id, file.py:factory or demo:pylm."
+        )
     if not local.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise ModelError(
             f"there is no model folder {source}; give a folder with config.json and "
@@ -433,7 +438,10 @@ def device_of(device: str | torch.device) -> torch.device:
     if str(device) == "auto" or str(device).partition(":")[0] == PREFIX:
         device = own if torch.cuda.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=device).device
+        found = torch.zeros(1, device=device).device
+        if found.type == "meta":
+            raise RuntimeError("it has shapes, and no numbers")
+        return found
     except (RuntimeError, AssertionError) as error:
         raise ParameterError(
             f"device {str(device)!r} is not there; use auto, cpu, cuda, cuda:1 or map."

@@ -38,7 +38,8 @@ def run(
 
     The certificate compares texts run alone with the same texts in a batch, padded on the right
     (as capture does) and on the left, at every block. Of a STORE every file is read and compared
-    with the manifest; exit code 1 where one is damaged. Of a run folder every JSON is read.
+    with the manifest; exit code 1 where one is damaged. Of a run folder every JSON is read, the
+    tensors' headers and lengths, and every file of the stores in it.
     """
     kind = _kind(model)
     if repair and kind != "store":
@@ -63,8 +64,11 @@ def _kind(what: str | None) -> str:
             config = None
         ours = isinstance(config, dict) and "command" in config
         return "run" if ours or (folder / "metrics.json").is_file() else "model"
-    named = (folder / "manifest.json").exists() or any(folder.glob("shard-*.safetensors"))
-    return "store" if named else "model"
+    if (folder / "manifest.json").exists() or any(folder.glob("shard-*.safetensors")):
+        return "store"
+    raise StoreError(
+        f"the folder {what} is no store (no manifest.json), and no run or model (no config.json)."
+    )
 
 
 # -- stores ----------------------------------------------------------------------------------------
@@ -153,24 +157,45 @@ def resume_command(path: Path) -> str | None:
 
 
 def check_run_folder(path: Path, *, as_json: bool) -> None:
-    """Read every JSON of a run folder; a `StoreError` where one cannot be read."""
+    """Read a run's JSON, the headers of its tensors and its stores; a `StoreError` for damage."""
+    from interp import integrity
+
     states = {}
-    for file in sorted(path.rglob("*.json")):
-        try:
-            json.loads(file.read_text(encoding="utf-8"))
-            states[str(file.relative_to(path))] = "whole"
-        except (OSError, ValueError, RecursionError):
-            states[str(file.relative_to(path))] = "unreadable"
-    bad = [name for name, state in states.items() if state != "whole"]
+    for file in sorted([*path.rglob("*.json"), *path.rglob("*.safetensors")]):
+        states[str(file.relative_to(path))] = "whole" if _readable(file) else "unreadable"
+    held = {f.parent for f in path.rglob("manifest.json")}
+    for folder in sorted(f for f in held if not (f / "config.json").exists()):  # no run's manifest
+        with bar(f"checking {folder}") as progress:
+            for found in integrity.verify(folder, progress).files:
+                states[str((folder / found.file).relative_to(path))] = found.state
+    bad = [name for name, state in states.items() if state in integrity.DAMAGED]
     if as_json:
         emit({"path": str(path), "whole": not bad, "files": states})
     else:
         table("", ["file", "state"], [[k, v] for k, v in states.items()])
     if bad:
+        others = f", one of {len(bad)} such files" if len(bad) > 1 else ""
         raise StoreError(
-            f"{bad[0]} of the run {path} is no JSON, one of {len(bad)} such files; the run's "
-            "command with --force makes it anew."
+            f"{bad[0]} of the run {path} is {states[bad[0]]}{others}; the run's command with "
+            "--force makes it anew."
         )
+    if not as_json:
+        typer.echo(f"the run {path} is undamaged, as far as these files tell")
+
+
+def _readable(file: Path) -> bool:
+    """Whether a file is JSON, or tensors of which none is cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        else:
+            with safe_open(file, "pt"):
+                pass
+    except (OSError, ValueError, RecursionError, SafetensorError):
+        return False
+    return True
 
 
 # -- models ----------------------------------------------------------------------------------------

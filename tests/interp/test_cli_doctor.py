@@ -4,6 +4,8 @@ import json
 import shlex
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import interp
 
@@ -114,5 +116,34 @@ def test_a_run_folder_is_read(invoke, folder, tmp_path):
     (run / "results" / "a.json").write_text("{")
     assert "results/a.json of the run" in sentence(invoke("doctor", run), 1)
     assert "--repair takes the folder of a store" in sentence(invoke("doctor", run, "--repair"), 2)
+    assert json.loads(invoke("doctor", run, "--json").stdout)["files"]["results/a.json"] != "whole"
     model = json.loads(invoke("doctor", folder("gpt2"), "--json").stdout)
     assert "certificate" in model  # a model's folder is a model
+
+
+def test_a_run_s_tensors_and_stores_are_read(invoke, store, tmp_path):
+    run = tmp_path / "run"
+    (run / "sae").mkdir(parents=True)
+    (run / "config.json").write_text('{"command": "sae train"}')
+    (run / "manifest.json").write_text('{"argv": []}')  # a run's, which is no store's
+    weights = run / "sae" / "model.safetensors"
+    save_file({"a": torch.zeros(9)}, weights)
+    acts = store[0].rename(run / "acts")
+    done = invoke("doctor", run)
+    assert done.exit_code == 0 and "undamaged" in done.stdout
+    shard = acts / "shard-00001.safetensors"
+    raw = bytearray(shard.read_bytes())
+    raw[-1] ^= 1
+    shard.write_bytes(raw)
+    assert "acts/shard-00001.safetensors of the run" in sentence(invoke("doctor", run), 1)
+    raw[-1] ^= 1
+    shard.write_bytes(raw)
+    weights.write_bytes(weights.read_bytes()[:-4])
+    assert "sae/model.safetensors of the run" in sentence(invoke("doctor", run), 1)
+
+
+def test_what_is_neither(invoke, tmp_path):
+    (tmp_path / "void").mkdir()
+    (tmp_path / "file.txt").write_text("x")
+    assert "is no store (no manifest.json)" in sentence(invoke("doctor", tmp_path / "void"), 1)
+    assert "file.txt is a file" in sentence(invoke("doctor", tmp_path / "file.txt"), 1)

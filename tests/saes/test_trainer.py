@@ -510,6 +510,7 @@ def test_a_resampled_latent_fires_again(small_config, small, name):
         ({"steps": "5"}, "steps must be a whole number above 0"),
         ({"k_start": 99}, "k_start must be from 1 to 24"),
         ({"device": "foo"}, "device 'foo' is not there"),
+        ({"device": "meta"}, "device 'meta' is not there"),
     ],
 )
 def test_settings_are_checked_before_the_first_step(small_config, options, says):
