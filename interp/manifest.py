@@ -9,7 +9,7 @@ from typing import Any
 
 from interp.errors import StoreError
 from interp.loading import DTYPES
-from interp.runs import write_text
+from interp.runs import parse_json, write_text
 
 __all__ = ["checksum", "inside", "is_sealed", "is_store", "read_manifest", "write_manifest"]
 
@@ -38,7 +38,7 @@ def read_manifest(path: Path, *, altered: bool = False, name: str = MANIFEST) ->
     if not file.is_file():
         raise StoreError(f"there is no activation store in {path}.")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = parse_json(file.read_text(encoding="utf-8"))
         version = manifest["format"]
         if version == FORMAT:
             _refuse_odd(manifest)
@@ -111,8 +111,8 @@ def is_store(path: Path) -> bool:
     if MANIFEST not in names or not all(re.fullmatch(ours, n) for n in names):
         return False
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        manifest = parse_json((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return len(names) > 1  # a damaged manifest beside shards or rows
     return isinstance(manifest, dict) and "hookpoints" in manifest and "format" in manifest
 

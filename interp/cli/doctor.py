@@ -2,7 +2,6 @@
 whether a store's or a run's files are whole.
 """
 
-import json
 import platform
 import shlex
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from interp.cli import options as o
 from interp.cli.shell import bar, emit, note, table
 from interp.errors import ModelError, ParameterError, StoreError
+from interp.runs import parse_json, versions
 
 
 def run(
@@ -59,8 +59,8 @@ def _kind(what: str | None) -> str:
         return "model"
     if (folder / "config.json").is_file():
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             config = None
         ours = isinstance(config, dict) and "command" in config
         return "run" if ours or (folder / "metrics.json").is_file() else "model"
@@ -189,11 +189,11 @@ def _readable(file: Path) -> bool:
 
     try:
         if file.suffix == ".json":
-            json.loads(file.read_text(encoding="utf-8"))
+            parse_json(file.read_text(encoding="utf-8"))
         else:
             with safe_open(file, "pt"):
                 pass
-    except (OSError, ValueError, RecursionError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         return False
     return True
 
@@ -211,8 +211,6 @@ def check_model(
 ) -> None:
     """Print versions and devices, and certify a model where one is given."""
     import torch
-
-    from interp.runs import versions
 
     found: dict[str, Any] = {
         "versions": versions(),
