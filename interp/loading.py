@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from interp.distributed import world
-from interp.errors import InterpError, ModelError, ParameterError
+from interp.errors import InterpError, ModelError, ParameterError, one_line
 from interp.models import Model, quiet_transformers
 from interp.placement import PREFIX, DeviceMap, device_map_of, is_spread
 
@@ -129,7 +129,7 @@ def import_factory(path: str, name: str, spec: str) -> Callable[[], Any]:
     except InterpError:
         raise
     except Exception as error:
-        raise ModelError(f"{spec}: importing {path} failed: {_one_line(error)}.") from error
+        raise ModelError(f"{spec}: importing {path} failed: {one_line(error)}.") from error
     factory = getattr(module, name, None)
     if not callable(factory):
         raise ModelError(f"{spec}: {path} has no function {name!r}.")
@@ -141,7 +141,7 @@ def _from_factory(path: str, name: str, spec: str) -> Model:
     try:
         made = factory()
     except Exception as error:
-        raise ModelError(f"{spec}: {name}() failed: {_one_line(error)}.") from error
+        raise ModelError(f"{spec}: {name}() failed: {one_line(error)}.") from error
     tokenizer = None
     if isinstance(made, tuple) and len(made) == 2:
         made, tokenizer = made
@@ -257,7 +257,7 @@ def _auto_class(config: Any, trust: bool) -> Any:
 
 def explain(source: str, local: bool, error: Exception) -> ModelError:
     """One sentence for what went wrong while a checkpoint was loaded."""
-    text = _one_line(error)
+    text = one_line(error)
     if local:
         folder = Path(source)
         if not (folder / "config.json").is_file():
@@ -319,9 +319,7 @@ def _from_transformer_lens(
     try:
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError as error:
-        raise ModelError(
-            f"{spec} needs transformer-lens 4 or later: {_one_line(error)}."
-        ) from error
+        raise ModelError(f"{spec} needs transformer-lens 4 or later: {one_line(error)}.") from error
     import transformers
 
     source = _local_or_demo(name)
@@ -338,7 +336,7 @@ def _from_transformer_lens(
             here = Path(source).is_dir()
             if "trust_remote_code" in str(error) or (not here and isinstance(error, OSError)):
                 raise explain(source, here, error) from error
-            raise ModelError(f"transformer-lens cannot load {name}: {_one_line(error)}.") from error
+            raise ModelError(f"transformer-lens cannot load {name}: {one_line(error)}.") from error
         # its own tokenizer adds a start token that Hugging Face's does not; ours gives equal rows
         options: dict[str, Any] = {"trust_remote_code": trust}
         if revision is not None:
@@ -359,7 +357,7 @@ def _from_nnsight(
     try:
         from nnsight import TransformersModel
     except ImportError as error:
-        raise ModelError(f"{spec} needs nnsight: {_one_line(error)}.") from error
+        raise ModelError(f"{spec} needs nnsight: {one_line(error)}.") from error
     source = _local_or_demo(name)
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     options["trust_remote_code"] = trust  # where it is not said, transformers asks at the terminal
@@ -374,7 +372,7 @@ def _from_nnsight(
             here = Path(source).is_dir()
             if "trust_remote_code" in str(error) or not here:
                 raise explain(source, here, error) from error
-            raise ModelError(f"nnsight cannot load {name}: {_one_line(error)}.") from error
+            raise ModelError(f"nnsight cannot load {name}: {one_line(error)}.") from error
     module = envoy._module
     return Model(module, spec=spec, revision=revision, tokenizer=envoy.tokenizer)
 
@@ -460,10 +458,5 @@ def _place(model: Model, device: Any, dtype: Any) -> Model:
         try:
             model.module.to(device=device, dtype=dtype)
         except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"{model.spec} cannot go to {device}: {_one_line(error)}.") from error
+            raise ModelError(f"{model.spec} cannot go to {device}: {one_line(error)}.") from error
     return model
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:300].rstrip(".")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.distributed import world
-from interp.errors import ModelError, ParameterError, closest
+from interp.errors import ModelError, ParameterError, closest, one_line
 from interp.runs import parse_json
 
 __all__ = ["DeviceMap", "device_map_of", "input_device", "is_spread", "real", "resident", "weights"]
@@ -124,8 +124,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         told = parse_json(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise ParameterError(f"the device map {path} cannot be read: {text}.") from error
+        text = f"the device map {path} cannot be read: {one_line(error, 200)}."
+        raise ParameterError(text) from error
     if not isinstance(told, dict):
         raise ParameterError(f"the device map {path} must be a JSON object.")
     if "device_map" not in told:

@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from interp.errors import ModelError, ParameterError
+from interp.errors import ModelError, ParameterError, one_line
 from interp.models import Model, quiet_transformers
 from interp.pooling import Pool
-from interp.remote_job import ask, one_line
+from interp.remote_job import ask
 
 __all__ = ["RemoteModel", "remote_model"]
 
