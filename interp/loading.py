@@ -88,9 +88,8 @@ def load(
     prefix, colon, rest = spec.partition(":")
     if remote:
         if prefix != "nnsight" or spread is not None:
-            raise ParameterError(
-                f"--remote runs nnsight:ID on a server, without a device map here; got {spec}."
-            )
+            alone = "" if spread is None else ", without a device map here"
+            raise ParameterError(f"--remote runs nnsight:ID on a server{alone}; got {spec}.")
         from interp.remote import remote_model
 
         model = remote_model(rest, spec, dtype, revision, trust_remote_code)
