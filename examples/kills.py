@@ -160,12 +160,13 @@ def load() -> None:
 
     import dashboards  # noqa: F401
     import interp.capturing
-    import interp.cli  # noqa: F401
+    import interp.cli
+    import interp.planning
     import probes.steering  # noqa: F401
     import saes.trainer  # noqa: F401
 
     torch.set_num_threads(1)
-    interp.capturing.SHARD_ROWS = SHARD
+    interp.planning.SHARD_ROWS = SHARD
 
 
 def prepare(folder: Path, what: str, ranks: int) -> None:

@@ -17,10 +17,13 @@ import torch
 import transformers
 
 import interp
+import interp.planning
 import saes
 from interp import capturing
+from interp.manifest import write_manifest
 from interp.memory import peak, resident
 from interp.models import Model
+from interp.store import write_shard
 from saes.planning import plan_training
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -60,13 +63,13 @@ def planted(rows: int, width: int) -> torch.Tensor:
 
 def store_of(folder: Path, rows: int, width: int) -> interp.ActivationStore:
     """A store on disk of one shard."""
-    digest = capturing.write_shard(folder / "shard-00000.safetensors", {"a": planted(rows, width)})
+    digest = write_shard(folder / "shard-00000.safetensors", {"a": planted(rows, width)})
     pd.DataFrame({"i": np.arange(rows)}).to_parquet(folder / "rows.parquet")
     point = {"name": "a", "module": "a", "shape": [width]}
     shard = {"file": "shard-00000.safetensors", "sha256": digest, "rows": {"a": rows}}
     about = {"format": 1, "complete": True, "hookpoints": [point], "shards": [shard], "n": rows}
     rest = {"pool": "last", "dtype": "float32", "model": {}, "data": {"name": "planted"}}
-    capturing.write_manifest(folder, {**about, **rest})
+    write_manifest(folder, {**about, **rest})
     return interp.ActivationStore.open(folder)
 
 
@@ -128,7 +131,7 @@ def child(work) -> int:
 
 
 def main() -> None:
-    capturing.SHARD_BYTES = 160 * MB
+    interp.planning.SHARD_BYTES = 160 * MB
     found = {}
     with tempfile.TemporaryDirectory() as top:
         for name, rows, width in (("tall", 100_000, 512), ("short", 4000, 256)):

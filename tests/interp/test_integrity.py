@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import interp
-from interp import capturing
+from interp import capturing, planning
 from interp.errors import StoreError
 from interp.integrity import repair, verify
 from interp.manifest import checksum
@@ -211,7 +211,7 @@ def test_a_mutated_header_is_refused_at_the_first_read(store):
 
 
 def test_an_older_store_opens_and_says_what_is_unchecked(made, store, monkeypatch):
-    monkeypatch.setattr(capturing, "SHARD_ROWS", ROWS)  # all stores' then
+    monkeypatch.setattr(planning, "SHARD_ROWS", ROWS)  # all stores' then
 
     def older(manifest):
         for key in ("sha256", "table", "source", "shard_rows"):
