@@ -100,7 +100,7 @@ class Stored(Planned):
             )
         again = resume or ranks.again()
         manifest = ranks.led(lambda: enter(path, fresh, self.data.rows, resume=again, force=force))
-        self.batch_size = manifest["batch_size"]
+        self.batch_size = manifest.get("batch_size")
         self._plan_shards(manifest.get("shard_rows"))
         manifest["shard_rows"] = self.shard_rows  # older stores have none
         manifest, damaged = keep_whole(path, manifest, self._named(), self.data.rows)

@@ -111,6 +111,12 @@ HOPELESS = {
     "deep manifest": lambda p: (p / "manifest.json").write_text("[" * 100_000),
     "a path out": lambda p: edit(p, lambda m: m["shards"][1].update(file="../x")),
     "an absolute path": lambda p: edit(p, lambda m: m["shards"][1].update(file="/etc/passwd")),
+    "a table out": lambda p: edit(p, lambda m: m["table"].update(file="../x")),
+    "a table that is none": lambda p: edit(p, lambda m: m.update(table=[1])),
+    "bytes in words": lambda p: edit(p, lambda m: m["table"].update(bytes="many")),
+    "a checksum that is none": lambda p: edit(p, lambda m: m["shards"][1].update(header=None)),
+    "a batch of less than none": lambda p: edit(p, lambda m: m.update(batch_size=-1)),
+    "rows of a shard in words": lambda p: edit(p, lambda m: m.update(shard_rows="three")),
     "rows of another number": lambda p: edit(p, lambda m: m["shards"][1].update(documents=[3, 7])),
     "a link of the manifest": lambda p: link_out(p, "manifest.json"),
 }
