@@ -13,6 +13,7 @@ from interp.forwards import Forwards
 from interp.hookpoints import HookPoint
 from interp.memory import PeakMemory, peak
 from interp.pooling import pool
+from interp.resuming import table_room
 
 __all__ = ["Plan", "Planned"]
 
@@ -32,8 +33,8 @@ class Plan:
     shards : files of it.
     seconds : estimated from a few timed batches.
     peak_bytes : the most memory that capturing into a store takes, all of this process together
-        (`interp.memory`), from what it holds now, a batch of the longest rows, and the shards; 0
-        where the system does not tell.
+        (`interp.memory`), from what it holds now, a batch of the longest rows, and the shards, or
+        before them the table of the data's columns; 0 where the system does not tell.
     """
 
     rows: int
@@ -94,13 +95,14 @@ class Planned(Forwards):
                 self._try(batches[i])
             taken = time.perf_counter() - began
         share = sum(b - a for a, b in shards) / len(self.data)
+        begins, fills = held.before + table_room(self.data.rows), held.most + self._shard_room()
         return Plan(
             rows=len(self.data),
             tokens=sum(self.feed.lengths),
             bytes=int(self.row_bytes().sum()),
             shards=len(self.shards),
             seconds=taken * sum(padded) / sum(padded[i] for i in tried) / share,
-            peak_bytes=max(peak() or 0, held.most + self._shard_room()) if held.most else 0,
+            peak_bytes=max(peak() or 0, begins, fills) if held.most else 0,
         )
 
     def _try(self, rows: Sequence[int]) -> None:
