@@ -38,7 +38,8 @@ def run(
 
     The certificate compares texts run alone with the same texts in a batch, padded on the right
     (as capture does) and on the left, at every block. Of a STORE every file is read and compared
-    with the manifest; exit code 1 where one is damaged. Of a run folder every JSON is read.
+    with the manifest; exit code 1 where one is damaged. Of a run folder every JSON is read, its
+    stores are verified, and its other safetensors must be as long as their headers say.
     """
     kind = _kind(model)
     if repair and kind != "store":
@@ -153,24 +154,46 @@ def resume_command(path: Path) -> str | None:
 
 
 def check_run_folder(path: Path, *, as_json: bool) -> None:
-    """Read every JSON of a run folder; a `StoreError` where one cannot be read."""
+    """Look at the files of a run folder; a `StoreError` where one is damaged."""
+    from interp import integrity
+
     states = {}
-    for file in sorted(path.rglob("*.json")):
-        try:
-            json.loads(file.read_text(encoding="utf-8"))
-            states[str(file.relative_to(path))] = "whole"
-        except (OSError, ValueError, RecursionError):
-            states[str(file.relative_to(path))] = "unreadable"
-    bad = [name for name, state in states.items() if state != "whole"]
+    stores = [f.parent for f in path.rglob("manifest.json") if _kind(str(f.parent)) == "store"]
+    for file in sorted((*path.rglob("*.json"), *path.rglob("*.safetensors"))):
+        if file.parent not in stores:
+            states[str(file.relative_to(path))] = _state(file)
+    with bar(f"checking {path}") as progress:
+        for store in sorted(stores):
+            for found in integrity.verify(store, progress).files:
+                states[str((store / found.file).relative_to(path))] = found.state
+    bad = [name for name, state in states.items() if state in integrity.DAMAGED]
     if as_json:
         emit({"path": str(path), "whole": not bad, "files": states})
     else:
         table("", ["file", "state"], [[k, v] for k, v in states.items()])
     if bad:
+        more = f", and {len(bad) - 1} more of its files are damaged" if bad[1:] else ""
         raise StoreError(
-            f"{bad[0]} of the run {path} is no JSON, one of {len(bad)} such files; the run's "
-            "command with --force makes it anew."
+            f"{bad[0]} of the run {path} is {states[bad[0]]}{more}; the run's command with --force "
+            "makes it anew."
         )
+
+
+def _state(file: Path) -> str:
+    """Whether a file of JSON or of tensors, which nothing holds a checksum of, can be read."""
+    from interp.manifest import MALFORMED
+    from interp.store import read_header
+
+    try:
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+            return "whole"
+        text, start, length = read_header(file)
+        entries = [v for k, v in json.loads(text[8:]).items() if k != "__metadata__"]
+        end = start + max((entry["data_offsets"][1] for entry in entries), default=0)
+    except (*MALFORMED, OSError):
+        return "unreadable"
+    return "whole" if length == end else "truncated" if length < end else "altered"
 
 
 # -- models ----------------------------------------------------------------------------------------
