@@ -15,6 +15,7 @@ from interp.errors import DataError, ParameterError
 from interp.feeds import as_tokens, feed
 from interp.hookpoints import HookPoint
 from interp.loading import DTYPES, load
+from interp.locking import holding
 from interp.planning import Plan
 from interp.pooling import POOLS, Pool, pool
 from interp.resuming import drop, finish
@@ -123,18 +124,24 @@ class Capture(Stored):
 
         Every process that torchrun started must call this, and each takes its share of the shards
         that are not there yet. ``progress`` counts the rows of this process, and ``say`` is told
-        how much of an earlier start was kept.
+        how much of an earlier start was kept. The folder is held meanwhile (`interp.locking`).
         """
+        with holding(path):
+            manifest = self._enter(path, resume=resume, force=force, say=say)
+            self._go_on(path, manifest, progress)
+            return ActivationStore.open(path)
+
+    def _go_on(self, path: Path, manifest: dict[str, Any], progress: Progress | None) -> None:
+        """Capture the shards that a store lacks, and finish it."""
         ranks = world()
-        manifest = self._enter(path, resume=resume, force=force, say=say)
         kept = {s["file"] for s in manifest["shards"]}
         left = [(name, s) for name, s in self._named().items() if name not in kept]
         mine = left[ranks.rank :: ranks.size]
         found = [stop - start for start, stop in (s["documents"] for s in manifest["shards"])]
         count = counting(progress, found, sum(found) + sum(b - a for _, (a, b) in mine))
         noted = manifest if ranks.leads else {**manifest, "shards": []}
-        writer = Writer()
         rooms = [self._room() for _ in range(min(2, len(mine)))]  # used in turn
+        writer = Writer()
         try:
             for turn, (name, shard) in enumerate(mine):
                 buffers = self._cut(rooms[turn % 2], *shard)
@@ -151,7 +158,6 @@ class Capture(Stored):
         lists = ranks.gather(noted["shards"])
         if left:
             ranks.led(lambda: finish(path, manifest, [s for shards in lists for s in shards]))
-        return ActivationStore.open(path)
 
     def _fill(
         self,
