@@ -1,6 +1,7 @@
 """A capture, checked and planned before it runs, into memory or into a folder."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,8 @@ class Capture(Stored):
         that are not there yet. ``progress`` counts the rows of this process, and ``say`` is told
         how much of an earlier start was kept. The folder is held meanwhile (`interp.locking`).
         """
-        with holding(path):
+        with ExitStack() as held:
+            world().led(lambda: held.enter_context(holding(path)))  # or all are told that it is not
             manifest = self._enter(path, resume=resume, force=force, say=say)
             self._go_on(path, manifest, progress)
             return ActivationStore.open(path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import interp
+from interp.distributed import World
 from interp.errors import DataError, StoreError
 from interp.integrity import repair
 from interp.locking import hold, holding, let_go, let_go_of_all
@@ -135,6 +136,18 @@ def test_ranks_of_torchrun_share_the_first_ones_lock(tmp_path, other, monkeypatc
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(StoreError, match="another process"):
         hold(tmp_path)
+
+
+def test_all_ranks_are_told_that_the_folder_is_held(tmp_path, monkeypatch):
+    class Second(World):
+        def led(self, work):
+            raise StoreError("told by rank 0")
+
+    monkeypatch.setattr("interp.capturing.world", lambda: Second(rank=1, size=2))
+    network, x = torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.ones(3, 2)
+    with pytest.raises(StoreError, match="told by rank 0"):
+        interp.capture(network, x, "0", out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_drive_that_locks_no_folders_is_written_without_a_lock(tmp_path, monkeypatch):
