@@ -88,8 +88,15 @@ def _refuse_odd(manifest: Mapping[str, Any]) -> None:
         start = stop
     if manifest.get("complete") and start != manifest["n"]:
         raise ValueError(f"{start} rows in shards of {manifest['n']}")
+    table = manifest.get("table", {"file": TABLE, "bytes": 0, "sha256": ""})  # older stores' none
+    if table["file"] != TABLE:
+        raise ValueError(f"the table of the rows is {table['file']!r:.40}")
+    whole += [table["bytes"], *(manifest.get(k) or 0 for k in ("batch_size", "shard_rows"))]
     if not all(type(i) is int and i >= 0 for i in whole):
         raise TypeError("a number of rows, bytes or a shape is no whole number")
+    digests = [e.get(k, "") for e in (table, *manifest["shards"]) for k in ("sha256", "header")]
+    if not all(isinstance(digest, str) for digest in digests):
+        raise TypeError("a checksum is no text")
 
 
 def checksum(manifest: Mapping[str, Any]) -> str:

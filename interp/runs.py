@@ -309,8 +309,7 @@ class Run:
         """Take back a run that has come to nothing: the config, and the folder, if it is alone."""
         if [p.name for p in self.path.iterdir()] == ["config.json"]:
             shutil.rmtree(self.path)
-        else:
-            let_go(self.path)
+        let_go(self.path)
 
     def found(self, kind: type["Result"], name: str) -> "Result | None":
         """A result that an earlier start of this run saved; it then counts as added."""

@@ -13,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from typer.testing import CliRunner
 
-from interp import capturing
+from interp import planning
 from interp.cli import app
 
 WORDS = 40
@@ -47,7 +47,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._rows, capturing.SHARD_ROWS = capturing.SHARD_ROWS, 8  # three shards of few rows
+        self._rows, planning.SHARD_ROWS = planning.SHARD_ROWS, 8  # three shards of few rows
         self.model, self.table = folder / "model", folder / "things.csv"
         self.store, self.digits = folder / "acts", folder / "digits.safetensors"
         self.training, self.probed = folder / "trained", folder / "probed"
@@ -84,7 +84,7 @@ class Bench:
 
     def close(self) -> None:
         """Give interp its own size of shards back."""
-        capturing.SHARD_ROWS = self._rows
+        planning.SHARD_ROWS = self._rows
 
     def do(self, *argv: Any) -> Any:
         """Run a command that must succeed."""

@@ -38,8 +38,8 @@ def run(
 
     The certificate compares texts run alone with the same texts in a batch, padded on the right
     (as capture does) and on the left, at every block. Of a STORE every file is read and compared
-    with the manifest; exit code 1 where one is damaged. Of a run folder every JSON is read, the
-    tensors' headers and lengths, and every file of the stores in it.
+    with the manifest; exit code 1 where one is damaged. Of a run folder every JSON is read, its
+    stores are verified, and its other safetensors must be as long as their headers say.
     """
     kind = _kind(model)
     if repair and kind != "store":
@@ -157,45 +157,48 @@ def resume_command(path: Path) -> str | None:
 
 
 def check_run_folder(path: Path, *, as_json: bool) -> None:
-    """Read a run's JSON, the headers of its tensors and its stores; a `StoreError` for damage."""
+    """Look at the files of a run folder; a `StoreError` where one is damaged."""
     from interp import integrity
 
     states = {}
-    for file in sorted([*path.rglob("*.json"), *path.rglob("*.safetensors")]):
-        states[str(file.relative_to(path))] = "whole" if _readable(file) else "unreadable"
-    held = {f.parent for f in path.rglob("manifest.json")}
-    for folder in sorted(f for f in held if not (f / "config.json").exists()):  # no run's manifest
-        with bar(f"checking {folder}") as progress:
-            for found in integrity.verify(folder, progress).files:
-                states[str((folder / found.file).relative_to(path))] = found.state
+    stores = [f.parent for f in path.rglob("manifest.json") if _kind(str(f.parent)) == "store"]
+    for file in sorted((*path.rglob("*.json"), *path.rglob("*.safetensors"))):
+        if file.parent not in stores:
+            states[str(file.relative_to(path))] = _state(file)
+    with bar(f"checking {path}") as progress:
+        for store in sorted(stores):
+            for found in integrity.verify(store, progress).files:
+                states[str((store / found.file).relative_to(path))] = found.state
     bad = [name for name, state in states.items() if state in integrity.DAMAGED]
     if as_json:
         emit({"path": str(path), "whole": not bad, "files": states})
     else:
         table("", ["file", "state"], [[k, v] for k, v in states.items()])
     if bad:
-        others = f", one of {len(bad)} such files" if len(bad) > 1 else ""
+        more = f", and {len(bad) - 1} more of its files are damaged" if bad[1:] else ""
         raise StoreError(
-            f"{bad[0]} of the run {path} is {states[bad[0]]}{others}; the run's command with "
-            "--force makes it anew."
+            f"{bad[0]} of the run {path} is {states[bad[0]]}{more}; the run's command with --force "
+            "makes it anew."
         )
     if not as_json:
         typer.echo(f"the run {path} is undamaged, as far as these files tell")
 
 
-def _readable(file: Path) -> bool:
-    """Whether a file is JSON, or tensors of which none is cut off."""
-    from safetensors import SafetensorError, safe_open
+def _state(file: Path) -> str:
+    """Whether a file of JSON or of tensors, which nothing holds a checksum of, can be read."""
+    from interp.manifest import MALFORMED
+    from interp.store import read_header
 
     try:
         if file.suffix == ".json":
             parse_json(file.read_text(encoding="utf-8"))
-        else:
-            with safe_open(file, "pt"):
-                pass
-    except (OSError, ValueError, SafetensorError):
-        return False
-    return True
+            return "whole"
+        text, start, length = read_header(file)
+        entries = [v for k, v in parse_json(text[8:]).items() if k != "__metadata__"]
+        end = start + max((entry["data_offsets"][1] for entry in entries), default=0)
+    except (*MALFORMED, OSError):
+        return "unreadable"
+    return "whole" if length == end else "truncated" if length < end else "altered"
 
 
 # -- models ----------------------------------------------------------------------------------------
