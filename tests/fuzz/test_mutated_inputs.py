@@ -123,6 +123,13 @@ def test_the_judges_can_fail(bench, tmp_path):
     assert "n of" in saved.kinds(spoilt, bench.probed)
 
 
+def test_the_bench_leaves_interp_as_it_was(bench):
+    """It lives as long as the session: what it changed, every later test would have."""
+    from interp import planning
+
+    assert planning.SHARD_ROWS == 4096 and len(list(bench.store.glob("shard-*"))) == 3
+
+
 def test_the_shares_add_up():
     assert sum(shares(500).values()) == 500 and sum(shares(7).values()) == 7
 
