@@ -247,6 +247,15 @@ def test_one_of_them_writes_what_one_process_would(two, tmp_path):
     assert sae.n_latents == shared.F and float(sae.threshold) > 0
 
 
+def test_several_saes_of_several_sites_are_those_of_one_process_though_broken_off(two):
+    found, folder = two
+    alone = shared.side_by_side()
+    assert len(alone) == 4 and found["beside"].keys() == alone.keys()
+    for name, log in alone.items():
+        assert off(found["beside"][name], log) < (CURVE, ""), name
+    assert len(list((folder / "beside" / "sae").glob("*/training.json"))) == 4
+
+
 @pytest.mark.parametrize(
     ("kind", "cls", "sentence"),
     [
