@@ -158,7 +158,8 @@ def resume_in(folder):
 def side_by_side(**more):
     """Two SAEs at each of two sites in one pass, which read the same rows; the log of each."""
     acts = Recorded({"a": X, "b": X.flip(1)})
-    learnt = saes.train(acts, [CASES["batch_topk"], CASES["relu"]], **{**USUAL, **more})
+    options = {**options_for("batch_topk"), **more}
+    learnt = saes.train(acts, [CASES["batch_topk"], CASES["topk"]], **options)
     return {sae.training_log.name: log_of(sae) for sae in learnt}
 
 
