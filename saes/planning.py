@@ -109,10 +109,7 @@ def plan_training(
     sizes = [4 * p.numel() for sae in learnt for p in sae.parameters()]
     kinds = 1 + len(OPTIMIZERS[options.get("optimizer", "adam")].moments)
     saved = sum(sizes) * (kinds + (options.get("ema") is not None))
-    if options.get("shards", 1) > 1:  # whose checkpoint passes the first process in single tensors
-        copied = max(sizes)
-    else:  # the copy on the host
-        copied = 0 if device_of(device).type == "cpu" else saved
+    copied = _copied(max(sizes), saved, options.get("shards", 1), device)
     most = max(peak() or 0, held.most, max(rests) + copied) if held.most else 0
     every = party.gather([seconds, most])
     return TrainingPlan(
@@ -127,3 +124,10 @@ def plan_training(
         seconds=max(s for s, _ in every),
         peak_bytes=max(m for _, m in every),
     )
+
+
+def _copied(largest: int, saved: int, shards: int, device: str) -> int:
+    """Bytes on the host that writing a checkpoint takes beside what lies there."""
+    if shards > 1:  # the first process holds a tensor whole, and the part of it that comes
+        return largest * (shards + 1) // shards
+    return 0 if device_of(device).type == "cpu" else saved
