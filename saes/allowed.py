@@ -1,17 +1,20 @@
-"""What a training takes: its settings, and rows that differ."""
+"""What a training takes: its settings, alike in all processes, and rows that differ."""
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from interp.distributed import World
 from interp.errors import DataError, ParameterError
 from saes.base import ARCHITECTURES, SAEConfig
 from saes.optimizer import OPTIMIZERS
 from saes.primitives import BACKENDS, resolve
 from saes.rows import Pair
 
-__all__ = ["check_options", "check_variety"]
+__all__ = ["check_alike", "check_options", "check_variety"]
 
 
 def check_options(
@@ -83,6 +86,24 @@ def check_options(
         if value not in known:
             raise ParameterError(f"train: {name} must be one of {', '.join(known)}; got {value!r}.")
     resolve(backend, torch.empty(0, device=device), 0)  # refuses what this device cannot run
+
+
+def check_alike(given: Mapping[str, Any], party: World) -> None:
+    """Refuse processes that were given different things: they would learn from a mixture of them.
+
+    Raises
+    ------
+    ParameterError
+        Something differs; so it is raised in all of them.
+    """
+    own = {k: json.dumps(v, sort_keys=True, default=repr) for k, v in given.items()}
+    every = party.gather(own)
+    differ = [name for name, value in every[0].items() if any(e[name] != value for e in every)]
+    if differ:
+        raise ParameterError(
+            f"train: the processes of torchrun were given different {', '.join(differ)}; call it "
+            "with the same arguments, and rows, in each."
+        )
 
 
 def check_variety(sites: Sequence[str], sample: Sequence[Pair]) -> None:

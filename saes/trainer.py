@@ -14,7 +14,7 @@ from interp.errors import ParameterError
 from interp.live import live
 from interp.loading import device_of
 from interp.stopping import undisturbed
-from saes.allowed import check_options, check_variety
+from saes.allowed import check_alike, check_options, check_variety
 from saes.base import SAE, SAEConfig
 from saes.denormals import flushed_denormals
 from saes.handing_over import hand_over, save_all
@@ -206,13 +206,6 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         backend=backend,
     )
     batches = Batches(rows, batch_size, seed, who, ranks, party)
-    sample = rows.sample(party)
-    check_variety(rows.sites, sample)
-    trainees = [
-        Trainee(label, one, site, sample[site], options, who, ranks, mesh)
-        for label, one, site in _labels(rows, configs)
-    ]
-    del sample
     folder = None if out is None else Path(out)
     settings = {
         "acts": rows.identity(),
@@ -222,6 +215,15 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         **asdict(schedule),
         "log_every": log_every or max(1, steps // LOGGED),
     }
+    written = {"out": folder is not None, "checkpoint_every": checkpoint_every}
+    check_alike(settings | written | {"resume": resume, "force": force}, party)
+    sample = rows.sample(party)
+    check_variety(rows.sites, sample)
+    trainees = [
+        Trainee(label, one, site, sample[site], options, who, ranks, mesh)
+        for label, one, site in _labels(rows, configs)
+    ]
+    del sample
     again = folder is not None and party.again()
     first = enter(
         folder, settings, trainees, party, resume=resume or again, force=force and not again

@@ -199,6 +199,11 @@ def several(folder):
         "there": said(lambda: learn("batch_topk", out=folder / "here")),
         "other": said(lambda: learn("batch_topk", out=folder / "here", resume=True, seed=1)),
     }
+    own = world().rank
+    found["errors"] |= {
+        "data": said(lambda: saes.train(X + own, CASES["relu"], **USUAL)),
+        "folder": said(lambda: learn("relu", out=None if own else folder / "new", seed=own)),
+    }
     Ranks.add_gradients = lambda self, parameters: None
     found["errors"]["apart"] = said(lambda: learn("relu"))
     Ranks.check_equal = lambda self, *a: None

@@ -264,6 +264,8 @@ def test_several_saes_of_several_sites_are_those_of_one_process_though_broken_of
         ("compile", "ParameterError", "compile is for one process"),
         ("there", "StoreError", "already holds a training; go on with resume"),
         ("other", "StoreError", "holds a training with another seed (0; now 1)"),
+        ("data", "ParameterError", "the processes of torchrun were given different acts; call it"),
+        ("folder", "ParameterError", "were given different seed, out; call it with the same"),
         ("apart", "InterpError", "the ranks hold different weights of relu after step 1"),
     ],
 )
