@@ -536,9 +536,10 @@ def _show_plan(
     if as_json:
         emit(vars(plan))
         return
+    where = f" in each of {plan.processes} processes" if plan.processes > 1 else ""
     typer.echo(
         f"{plan.rows} rows, {plan.steps} steps of {plan.batch_size} ({plan.epochs:.1f} epochs) for "
         f"{plan.saes} SAEs: {size(plan.bytes)} of weights and a checkpoint of "
         f"{size(plan.checkpoint_bytes)}, about {plan.seconds:.0f} s"
-        f"{', ' + size(plan.peak_bytes) + ' of memory' if plan.peak_bytes else ''}"
+        f"{f', {size(plan.peak_bytes)} of memory{where}' if plan.peak_bytes else ''}"
     )
