@@ -60,8 +60,11 @@ bench: $(READY)
 	$(BIN)/python examples/bench_clusters.py
 	$(BIN)/python examples/bench_geometry.py
 	$(BIN)/python examples/bench_report.py
+	$(BIN)/python examples/bench_ranks.py
+	$(BIN)/torchrun --standalone --nproc-per-node 2 examples/bench_ranks.py
+	$(BIN)/python examples/bench_shards.py
+	$(BIN)/torchrun --standalone --nproc-per-node 2 examples/bench_shards.py
 	$(BIN)/python examples/planted_dictionary.py --architectures topk
-	$(BIN)/python examples/bench_report.py
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-newest runs build *.egg-info

@@ -6,7 +6,6 @@ torchrun --standalone --nproc-per-node 2 examples/bench_shards.py
 
 import argparse
 import json
-import resource
 import statistics
 import time
 
@@ -14,6 +13,7 @@ import torch
 
 import saes
 from interp.distributed import world
+from interp.memory import peak
 from saes.optimizer import Adam
 from saes.shards import local
 
@@ -29,11 +29,11 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(1)
     step(make(saes.TopKConfig(n_latents=64, k=8), 16), torch.randn(8, 16), 1)  # imports, threads
-    before = peak()
+    before = peak() or 0
     sae = make(saes.TopKConfig(n_latents=given.n_latents, k=given.k), given.width)
     x = torch.randn(given.rows, given.width, generator=torch.Generator().manual_seed(1))
     seconds, held, loss = step(sae, x, given.steps)
-    found = {"bytes": held, "peak_bytes": peak() - before, "seconds": seconds, "loss": loss}
+    found = {"bytes": held, "peak_bytes": (peak() or 0) - before, "seconds": seconds, "loss": loss}
     every = world().gather(found)
     if world().leads:
         print(json.dumps(every))
@@ -64,11 +64,6 @@ def step(sae: saes.SAE, x: torch.Tensor, steps: int) -> tuple[float, int, float]
     moments = (m for state in optimizer.state.values() for m in state.values())
     held = (local(t.detach()) for t in (*named.values(), *moments))
     return statistics.median(times), sum(t.numel() * t.element_size() for t in held), loss
-
-
-def peak() -> int:
-    """The most memory that this process has had resident, in bytes (Linux)."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp.store import FORMAT, ActivationStore, write_manifest, write_shard
+from interp.manifest import FORMAT, write_manifest
+from interp.store import ActivationStore, write_shard
 from probes import concept_depth
 
 SHARD = 1000
@@ -45,7 +46,8 @@ def write(folder, layers, n, d):
             tensors[name] = X.half()
         file = f"shard-{len(shards):05d}.safetensors"
         digest = write_shard(folder / file, tensors)
-        shards.append({"file": file, "sha256": digest, "rows": dict.fromkeys(names, len(rows))})
+        held = {"documents": [rows.start, rows.stop], "rows": dict.fromkeys(names, len(rows))}
+        shards.append({"file": file, "sha256": digest, **held})
     table = pd.DataFrame({"label": y, "group": np.arange(n) // 4})
     table.to_parquet(folder / "rows.parquet")
     points = [{"name": k, "module": k, "shape": [d]} for k in names]

@@ -72,7 +72,7 @@ def capture(steps, watch):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    from interp import capturing
+    from interp import capturing, planning
     from interp.models import Model
 
     torch.manual_seed(0)
@@ -87,7 +87,7 @@ def capture(steps, watch):
         " ".join(f"w{draw.randrange(2, 100)}" for _ in range(draw.randrange(4, 16)))
         for _ in range(4 * steps)
     ]
-    capturing.SHARD_ROWS = max(4, 4 * steps // 40)  # forty shards
+    planning.SHARD_ROWS = max(4, 4 * steps // 40)  # forty shards
     work = capturing.Capture(model, texts, "resid_post.*", "all", batch_size=4)
     with tempfile.TemporaryDirectory() as folder:
         work.on_disk(Path(folder) / "acts", resume=False, force=False, progress=watch)

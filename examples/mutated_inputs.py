@@ -107,7 +107,6 @@ def main() -> int:
                 print(line.encode("ascii", "backslashreplace").decode(), flush=True)
             if not outcome.good and asked.keep:
                 shutil.copytree(place, asked.keep / place.name, symlinks=True, dirs_exist_ok=True)
-        bench.close()
     print(table(found))
     print(f"{sum(map(Counter.total, found.values()))} mutated inputs, seed {asked.seed}, "
           f"{time.monotonic() - began:.0f} s")  # fmt: skip

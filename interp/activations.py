@@ -17,7 +17,6 @@ from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hooked
 from interp.live import live
 from interp.loading import load
-from interp.locking import holding
 from interp.models import Model
 from interp.pooling import Pool
 from interp.store import ActivationStore
@@ -200,5 +199,4 @@ def capture(
     progress = live(progress, "capturing")
     if out is None:
         return work.in_memory(progress)
-    with holding(Path(out)):
-        return work.on_disk(Path(out), resume=resume, force=force, progress=progress)
+    return work.on_disk(Path(out), resume=resume, force=force, progress=progress)

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from interp.errors import DataError, ParameterError, closest
+from interp.errors import DataError, ParameterError, closest, one_line
 from interp.images import IMAGES, image_bytes
 from interp.runs import parse_json
 
@@ -179,8 +179,7 @@ def made_by(path: str, factory: str, spec: str) -> Any:
     try:
         return make()
     except Exception as error:  # the user's own code: any error of it is about the data
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{spec}: {factory}() failed: {text}.") from error
+        raise DataError(f"{spec}: {factory}() failed: {one_line(error, 200)}.") from error
 
 
 def _from_path(file: Path, wanted: Columns, name: str) -> Dataset:
@@ -217,7 +216,7 @@ def table_of(file: Path) -> "pd.DataFrame":
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error.reason} at {error.start}).") from error
     except (ValueError, OSError, KeyError, TypeError) as error:
-        text = " ".join(str(error).split())[:200]
+        text = one_line(error, 200)
         raise DataError(f"{file} cannot be read as {suffix[1:]}: {text}.") from error
 
 
@@ -340,10 +339,9 @@ def hub_table(source: str, split: str | None) -> "pd.DataFrame":
     try:
         loaded = datasets.load_dataset(source, split=split or "train")
     except Exception as error:  # the library raises many kinds; each means "not to be had"
-        text = " ".join(str(error).split())[:200]
         raise DataError(
-            f"the data set {source!r} is not to be had from the hub or its cache ({text}); give a "
-            "local file instead."
+            f"the data set {source!r} is not to be had from the hub or its cache "
+            f"({one_line(error, 200)}); give a local file instead."
         ) from error
     return cast("pd.DataFrame", loaded.to_pandas())
 

@@ -32,6 +32,7 @@ __all__ = [
     "StoreError",
     "UndefinedMeasure",
     "closest",
+    "one_line",
 ]
 
 
@@ -83,3 +84,9 @@ def closest(name: str, known: Iterable[str], n: int = 3) -> str:
     """A hint such as ``did you mean 'a' or 'b'?``; the empty string where nothing is close."""
     close = get_close_matches(name, list(known), n=n, cutoff=0.5)
     return f"did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an exception says, in one line without a full stop; its class where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:most].rstrip(".")

@@ -165,7 +165,7 @@ def _repair(path: Path, progress: Progress | None) -> tuple[str, ...]:
         return tuple(done)
     bad = {f.file for f in found.damaged}
     kept = {s["file"]: s for s in manifest["shards"] if s["file"] not in bad}
-    for entry in rank_entries(path, manifest["key"]):
+    for entry in rank_entries(path, manifest.get("key")):
         if entry["file"] not in kept and state_of(path, entry)[0] == "whole":
             kept[entry["file"]] = entry
             done.append(f"took {entry['file']} into the manifest")
@@ -201,7 +201,7 @@ def covers(shards: Sequence[Mapping[str, Any]], n: int) -> bool:
     return [s["documents"][0] for s in shards] == ends[:-1] and ends[-1] == n
 
 
-def rank_entries(path: Path, key: str) -> list[dict[str, Any]]:
+def rank_entries(path: Path, key: str | None) -> list[dict[str, Any]]:
     """The shards that processes of a capture of this key noted as finished, before they ended."""
     entries = []
     for file in sorted(path.glob("manifest-*.json")):

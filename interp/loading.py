@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from interp.distributed import world
-from interp.errors import InterpError, ModelError, ParameterError
+from interp.errors import InterpError, ModelError, ParameterError, one_line
 from interp.models import Model, quiet_transformers
 from interp.placement import PREFIX, DeviceMap, device_map_of, is_spread
 
@@ -88,9 +88,8 @@ def load(
     prefix, colon, rest = spec.partition(":")
     if remote:
         if prefix != "nnsight" or spread is not None:
-            raise ParameterError(
-                f"--remote runs nnsight:ID on a server, without a device map here; got {spec}."
-            )
+            alone = "" if spread is None else ", without a device map here"
+            raise ParameterError(f"--remote runs nnsight:ID on a server{alone}; got {spec}.")
         from interp.remote import remote_model
 
         model = remote_model(rest, spec, dtype, revision, trust_remote_code)
@@ -129,7 +128,7 @@ def import_factory(path: str, name: str, spec: str) -> Callable[[], Any]:
     except InterpError:
         raise
     except Exception as error:
-        raise ModelError(f"{spec}: importing {path} failed: {_one_line(error)}.") from error
+        raise ModelError(f"{spec}: importing {path} failed: {one_line(error)}.") from error
     factory = getattr(module, name, None)
     if not callable(factory):
         raise ModelError(f"{spec}: {path} has no function {name!r}.")
@@ -141,7 +140,7 @@ def _from_factory(path: str, name: str, spec: str) -> Model:
     try:
         made = factory()
     except Exception as error:
-        raise ModelError(f"{spec}: {name}() failed: {_one_line(error)}.") from error
+        raise ModelError(f"{spec}: {name}() failed: {one_line(error)}.") from error
     tokenizer = None
     if isinstance(made, tuple) and len(made) == 2:
         made, tokenizer = made
@@ -182,6 +181,11 @@ def _from_hugging_face(
     local = Path(source).expanduser()
     if source.endswith(".py"):
         raise ModelError(f"{source} needs the name of its function: {source}:FUNCTION.")
+    if local.is_file():
+        raise ModelError(
+            f"{source} is a file, and a model is a folder with config.json and model.safetensors, "
+            "a Hugging Face id, file.py:factory or demo:pylm."
+        )
     if not local.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise ModelError(
             f"there is no model folder {source}; give a folder with config.json and "
@@ -213,6 +217,8 @@ def _from_hugging_face(
         if getattr(config, "vision_config", None) is not None or hasattr(config, "image_size"):
             processor = _optional(transformers.AutoImageProcessor, source, options)
     _check_complete(module, sorted(info["missing_keys"]), spec)
+    if spread is not None:
+        spread.check(module)
     commit = getattr(config, "_commit_hash", None)
     return Model(module, spec=spec, revision=commit, tokenizer=tokenizer, processor=processor)
 
@@ -250,15 +256,14 @@ def _auto_class(config: Any, trust: bool) -> Any:
 
 def explain(source: str, local: bool, error: Exception) -> ModelError:
     """One sentence for what went wrong while a checkpoint was loaded."""
-    text = _one_line(error)
+    text = one_line(error)
     if local:
         folder = Path(source)
         if not (folder / "config.json").is_file():
             return ModelError(f"the folder {source} holds no config.json, so it is no model.")
-        pickles = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt*")]
-        if not list(folder.glob("*.safetensors")) and pickles:
+        if (pickle := _pickle_of(folder)) is not None:
             return ModelError(
-                f"the folder {source} holds its weights as a pickle ({pickles[0]}), which is not "
+                f"the folder {source} holds its weights as a pickle ({pickle}), which is not "
                 "loaded; convert it once with save_pretrained(folder, safe_serialization=True)."
             )
         if not list(folder.glob("*.safetensors")):
@@ -277,6 +282,30 @@ def explain(source: str, local: bool, error: Exception) -> ModelError:
     )
 
 
+def _pickle_of(folder: Path) -> str | None:
+    """The file of a folder that holds its weights as a pickle, where no other file holds them."""
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return None
+    return next((p.name for kind in ("*.bin", "*.pt*") for p in sorted(folder.glob(kind))), None)
+
+
+def _local_or_demo(name: str) -> str:
+    """What follows ``tl:`` or ``nnsight:``; ``tl:demo:pylm`` reads the embedded model.
+
+    Raises
+    ------
+    ModelError
+        It is a folder of pickled weights, which these libraries would read.
+    """
+    if name.startswith("demo:"):
+        from interp import demo
+
+        return str(demo.model_path(name.removeprefix("demo:")))
+    if _pickle_of(Path(name)) is not None:
+        raise explain(name, True, ValueError("a pickle"))
+    return name
+
+
 def _from_transformer_lens(
     name: str,
     spec: str,
@@ -289,9 +318,7 @@ def _from_transformer_lens(
     try:
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError as error:
-        raise ModelError(
-            f"{spec} needs transformer-lens 4 or later: {_one_line(error)}."
-        ) from error
+        raise ModelError(f"{spec} needs transformer-lens 4 or later: {one_line(error)}.") from error
     import transformers
 
     source = _local_or_demo(name)
@@ -305,9 +332,10 @@ def _from_transformer_lens(
                 trust_remote_code=trust,
             )
         except Exception as error:
-            if not Path(source).is_dir() and isinstance(error, OSError):
-                raise explain(source, False, error) from error
-            raise ModelError(f"transformer-lens cannot load {name}: {_one_line(error)}.") from error
+            here = Path(source).is_dir()
+            if "trust_remote_code" in str(error) or (not here and isinstance(error, OSError)):
+                raise explain(source, here, error) from error
+            raise ModelError(f"transformer-lens cannot load {name}: {one_line(error)}.") from error
         # its own tokenizer adds a start token that Hugging Face's does not; ours gives equal rows
         options: dict[str, Any] = {"trust_remote_code": trust}
         if revision is not None:
@@ -328,21 +356,22 @@ def _from_nnsight(
     try:
         from nnsight import TransformersModel
     except ImportError as error:
-        raise ModelError(f"{spec} needs nnsight: {_one_line(error)}.") from error
+        raise ModelError(f"{spec} needs nnsight: {one_line(error)}.") from error
     source = _local_or_demo(name)
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if trust:
-        options["trust_remote_code"] = True
+    options["trust_remote_code"] = trust  # where it is not said, transformers asks at the terminal
     with quiet_transformers():
         try:
             task = task_of(source, options)  # named, for the library would ask the hub for it
+            options["use_safetensors"] = True
             if dtype is not None:
                 options["dtype"] = dtype
             envoy = TransformersModel(source, dispatch=True, task=task, **options)
         except Exception as error:
-            if not Path(source).is_dir():
-                raise explain(source, False, error) from error
-            raise ModelError(f"nnsight cannot load {name}: {_one_line(error)}.") from error
+            here = Path(source).is_dir()
+            if "trust_remote_code" in str(error) or not here:
+                raise explain(source, here, error) from error
+            raise ModelError(f"nnsight cannot load {name}: {one_line(error)}.") from error
     module = envoy._module
     return Model(module, spec=spec, revision=revision, tokenizer=envoy.tokenizer)
 
@@ -361,15 +390,6 @@ def task_of(source: str, options: dict[str, Any]) -> str:
     if "ImageClassification" in names:
         return "image-classification"
     return "text-generation" if "CausalLM" in names or "LMHead" in names else "feature-extraction"
-
-
-def _local_or_demo(name: str) -> str:
-    """What follows ``tl:`` or ``nnsight:``; ``tl:demo:pylm`` reads the embedded model."""
-    if name.startswith("demo:"):
-        from interp import demo
-
-        return str(demo.model_path(name.removeprefix("demo:")))
-    return name
 
 
 LOADERS: dict[str, Callable[[str, str, Any, Any, bool, DeviceMap | None], Model]] = {
@@ -415,7 +435,10 @@ def device_of(device: str | torch.device) -> torch.device:
     if str(device) == "auto" or str(device).partition(":")[0] == PREFIX:
         device = own if torch.cuda.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=device).device
+        found = torch.zeros(1, device=device).device
+        if found.type == "meta":
+            raise RuntimeError("it has shapes, and no numbers")
+        return found
     except (RuntimeError, AssertionError) as error:
         raise ParameterError(
             f"device {str(device)!r} is not there; use auto, cpu, cuda, cuda:1 or map."
@@ -434,10 +457,5 @@ def _place(model: Model, device: Any, dtype: Any) -> Model:
         try:
             model.module.to(device=device, dtype=dtype)
         except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"{model.spec} cannot go to {device}: {_one_line(error)}.") from error
+            raise ModelError(f"{model.spec} cannot go to {device}: {one_line(error)}.") from error
     return model
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:300].rstrip(".")

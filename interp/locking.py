@@ -56,12 +56,14 @@ def hold(folder: Path) -> None:
 
 
 def let_go(folder: Path) -> None:
-    """Take back one `hold` of a folder, which may have gone."""
+    """Take back one `hold` of a folder; of one that was removed meanwhile, all."""
     try:
         found = os.stat(folder)
+        key = found.st_dev, found.st_ino
     except OSError:
-        return
-    key = found.st_dev, found.st_ino
+        key = None
+    for gone in [k for k, (handle, _) in _held.items() if not os.fstat(handle).st_nlink]:
+        os.close(_held.pop(gone)[0])
     if key in _held:
         handle, times = _held.pop(key)
         if times > 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 from interp.errors import StoreError
 from interp.loading import DTYPES
-from interp.runs import write_text
+from interp.runs import parse_json, write_text
 
 __all__ = ["checksum", "inside", "is_sealed", "is_store", "read_manifest", "write_manifest"]
 
@@ -38,7 +38,7 @@ def read_manifest(path: Path, *, altered: bool = False, name: str = MANIFEST) ->
     if not file.is_file():
         raise StoreError(f"there is no activation store in {path}.")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = parse_json(file.read_text(encoding="utf-8"))
         version = manifest["format"]
         if version == FORMAT:
             _refuse_odd(manifest)
@@ -88,8 +88,15 @@ def _refuse_odd(manifest: Mapping[str, Any]) -> None:
         start = stop
     if manifest.get("complete") and start != manifest["n"]:
         raise ValueError(f"{start} rows in shards of {manifest['n']}")
+    table = manifest.get("table", {"file": TABLE, "bytes": 0, "sha256": ""})  # older stores' none
+    if table["file"] != TABLE:
+        raise ValueError(f"the table of the rows is {table['file']!r:.40}")
+    whole += [table["bytes"], *(manifest.get(k) or 0 for k in ("batch_size", "shard_rows"))]
     if not all(type(i) is int and i >= 0 for i in whole):
         raise TypeError("a number of rows, bytes or a shape is no whole number")
+    digests = [e.get(k, "") for e in (table, *manifest["shards"]) for k in ("sha256", "header")]
+    if not all(isinstance(digest, str) for digest in digests):
+        raise TypeError("a checksum is no text")
 
 
 def checksum(manifest: Mapping[str, Any]) -> str:
@@ -111,8 +118,8 @@ def is_store(path: Path) -> bool:
     if MANIFEST not in names or not all(re.fullmatch(ours, n) for n in names):
         return False
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        manifest = parse_json((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return len(names) > 1  # a damaged manifest beside shards or rows
     return isinstance(manifest, dict) and "hookpoints" in manifest and "format" in manifest
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from interp.errors import DataError, ModelError, ParameterError
+from interp.errors import DataError, ModelError, ParameterError, one_line
 from interp.hookpoints import HookPoint, HookPoints
 from interp.placement import input_device, is_spread, weights
 from interp.pooling import Pool
@@ -261,8 +261,8 @@ class Model:
             try:
                 return self.tokenizer(list(texts), **options)["input_ids"]
             except Exception as error:  # a foreign tokenizer fails in its own ways
-                text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-                raise ModelError(f"the tokenizer of {self.spec} fails: {text}.") from error
+                text = f"the tokenizer of {self.spec} fails: {one_line(error, 200)}."
+                raise ModelError(text) from error
 
     def pad(
         self, ids: Sequence[Sequence[int]], side: str = "right", length: int | None = None

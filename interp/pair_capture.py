@@ -21,7 +21,6 @@ from interp.feeds import BATCH_IMAGES, BATCH_TOKENS, Feed, ImageFeed, TextFeed, 
 from interp.hookpoints import EMBEDS, HookPoint
 from interp.images import open_image
 from interp.loading import load
-from interp.locking import holding
 from interp.models import Model
 from interp.packed import PackedIds
 from interp.pairs import images_of, read_pairs, texts_of_pairs
@@ -98,8 +97,7 @@ def capture_pairs(
         if resume or force:
             raise ParameterError("resume and force need out, the store's folder.")
         return work.in_memory(progress)
-    with holding(Path(out)):
-        return work.on_disk(Path(out), resume=resume, force=force, progress=progress)
+    return work.on_disk(Path(out), resume=resume, force=force, progress=progress)
 
 
 class PairCapture(Capture):

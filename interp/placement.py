@@ -5,7 +5,6 @@ The spreading is Hugging Face's (``device_map`` of ``from_pretrained``, by accel
 runs on its device, and what lies on the disk is read when it runs and forgotten after.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from interp.distributed import world
-from interp.errors import ModelError, ParameterError
+from interp.errors import ModelError, ParameterError, closest, one_line
+from interp.runs import parse_json
 
 __all__ = ["DeviceMap", "device_map_of", "input_device", "is_spread", "real", "resident", "weights"]
 
@@ -50,6 +50,13 @@ class DeviceMap:
                 f"device_map must be {', '.join(NAMES)}, a device, or a device or 'disk' for each "
                 f"part of the model by name; got {str(self.where)[:100]!r}."
             )
+        for place, most in (self.max_memory or {}).items():
+            bytes_of = isinstance(most, int) and not isinstance(most, bool) and most >= 0
+            if not (bytes_of or isinstance(most, str)):
+                raise ParameterError(
+                    f"max_memory must be bytes, or a text such as '10GiB'; got {str(most)[:100]} "
+                    f"for {str(place)[:100]}."
+                )
         if isinstance(self.where, str) and world().size > 1:
             raise ParameterError(
                 f"device_map={self.where!r} gives all devices to each process that torchrun "
@@ -65,6 +72,18 @@ class DeviceMap:
         if self.offload_folder is not None:
             found["offload_folder"] = str(self.offload_folder)
         return found
+
+    def check(self, module: nn.Module) -> None:
+        """Raise ParameterError where the map names what is no part of the module."""
+        if isinstance(self.where, str):
+            return
+        parts = [*dict(module.named_modules()), *module.state_dict()]
+        for name in self.where:
+            if name not in parts:
+                near = closest(name, parts) or "its parts are those of named_modules()."
+                raise ParameterError(
+                    f"the device map names {name[:100]!r}, which is no part of the model; {near}"
+                )
 
 
 def device_map_of(
@@ -103,10 +122,10 @@ def device_map_of(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        told = parse_json(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise ParameterError(f"the device map {path} cannot be read: {text}.") from error
+        text = f"the device map {path} cannot be read: {one_line(error, 200)}."
+        raise ParameterError(text) from error
     if not isinstance(told, dict):
         raise ParameterError(f"the device map {path} must be a JSON object.")
     if "device_map" not in told:
@@ -121,11 +140,14 @@ def _read(path: Path) -> dict[str, Any]:
     if memory is not None:
         if not isinstance(memory, dict):
             raise ParameterError(f"max_memory of {path} must be an object; got {memory!r}.")
-        memory = {int(k) if k.isdigit() else k: v for k, v in memory.items()}
+        memory = {int(k) if k.isdecimal() else k: v for k, v in memory.items()}
+    offload = told.get("offload_folder")
+    if not isinstance(offload, str | None):
+        raise ParameterError(f"offload_folder of {path} must be a text; got {offload!r:.100}.")
     return {
         "device_map": told["device_map"],
         "max_memory": memory,
-        "offload_folder": told.get("offload_folder"),
+        "offload_folder": offload,
     }
 
 
@@ -133,10 +155,10 @@ def _is_device(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | str | torch.device):
         return False
     try:
-        torch.device("cuda", value) if isinstance(value, int) else torch.device(value)
-    except RuntimeError:
+        found = torch.device("cuda", value) if isinstance(value, int) else torch.device(value)
+    except (RuntimeError, ValueError):  # a number may be too large for one
         return False
-    return True
+    return found.type != "meta"  # which has shapes, and no numbers
 
 
 def is_spread(module: nn.Module) -> bool:

@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from interp.errors import ModelError, ParameterError
+from interp.errors import ModelError, ParameterError, one_line
 from interp.models import Model, quiet_transformers
 from interp.pooling import Pool
-from interp.remote_job import ask, one_line
+from interp.remote_job import ask
 
 __all__ = ["RemoteModel", "remote_model"]
 
@@ -224,8 +224,7 @@ def _skeleton(name: str, revision: str | None, trust: bool) -> tuple[Any, Any]:
     from interp.loading import task_of
 
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if trust:
-        options["trust_remote_code"] = True
+    options["trust_remote_code"] = trust  # where it is not said, transformers asks at the terminal
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
     task = task_of(name, options)  # named, for nnsight would ask the hub
     envoy: Any = TransformersModel(name, task=task, tokenizer=tokenizer, **options)

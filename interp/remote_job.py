@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from interp.errors import ModelError
+from interp.errors import ModelError, one_line
 from interp.pooling import Pool
 
 if TYPE_CHECKING:
     from interp.remote import RemoteModel
 
-__all__ = ["RESUMES", "ask", "one_line", "plain_tensors"]
+__all__ = ["RESUMES", "ask", "plain_tensors"]
 
 MOST_BYTES = 2**34
 """The largest answer that is unpacked."""
@@ -265,9 +265,3 @@ def _unclear(model: "RemoteModel", error: Exception) -> str:
         f"{model.host} does not answer as an NDIF server does ({one_line(error, 100)}); look at "
         f"NDIF_HOST; {RESUMES}."
     )
-
-
-def one_line(error: BaseException, most: int = 300) -> str:
-    """What an exception says, in one line without a full stop."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:most].rstrip(".")

@@ -28,7 +28,7 @@ from interp.runs import sweep, write_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["drop", "enter", "keep_whole", "rank_list"]
+__all__ = ["drop", "enter", "keep_whole", "rank_list", "table_room"]
 
 SETTINGS = ("batch_size", "shard_rows")
 """Options that are no part of a store's key, and are those of its first start."""
@@ -184,6 +184,16 @@ def table_bytes(rows: "pd.DataFrame") -> bytes:
         buffer = io.BytesIO()
         rows.apply(_as_text).to_parquet(buffer, index=False)
     return buffer.getvalue()
+
+
+def table_room(rows: "pd.DataFrame") -> int:
+    """Bytes of memory that making that file takes, about: from a thousand of the rows."""
+    if not len(rows):
+        return 0
+    some = rows.iloc[:: len(rows) // 1000 + 1]
+    copied = [c for c in some if some[c].dtype == object]
+    objects = some[copied].memory_usage(index=False, deep=True).sum()
+    return int((len(table_bytes(some)) * 9 / 8 + objects) * len(rows) / len(some))
 
 
 def _entry(data: bytes) -> dict[str, Any]:

@@ -52,6 +52,8 @@ TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 """What any killed `write_bytes` leaves."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """The disk, or what one may use of it, is full."""
+DEEPEST = 50
+"""How far lists and tables of a JSON text may be nested; interp writes ten."""
 ADVICE = "; free some space, then start it again, with --resume where there is one"
 PACKAGES = ("interp", "torch", "transformers", "scikit-learn", "numpy", "plotly", "safetensors")
 
@@ -131,12 +133,20 @@ def parse_json(text: str | bytes) -> Any:
     Raises
     ------
     ValueError
-        It is no JSON, or its lists and tables are nested so deeply that reading them fails.
+        It is no JSON, or its lists and tables are nested so deeply that what reads, compares or
+        writes them anew would fail.
     """
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        layer: list[Any] = [[found]]
+        for _ in range(DEEPEST + 1):
+            inner = (v.values() if isinstance(v, dict) else v for v in layer)
+            layer = [v for values in inner for v in values if isinstance(v, dict | list)]
+            if not layer:
+                return found
     except RecursionError:
-        raise ValueError("its lists and tables are nested too deeply") from None
+        pass
+    raise ValueError("its lists and tables are nested too deeply")
 
 
 def versions() -> dict[str, str]:
@@ -299,8 +309,7 @@ class Run:
         """Take back a run that has come to nothing: the config, and the folder, if it is alone."""
         if [p.name for p in self.path.iterdir()] == ["config.json"]:
             shutil.rmtree(self.path)
-        else:
-            let_go(self.path)
+        let_go(self.path)
 
     def found(self, kind: type["Result"], name: str) -> "Result | None":
         """A result that an earlier start of this run saved; it then counts as added."""

@@ -146,7 +146,7 @@ class SAE(nn.Module, Generic[C]):
             wrong = isinstance(width, bool) or not isinstance(width, int) or width < 1
             if wrong and not (name == "d_out" and width is None):
                 raise ParameterError(
-                    f"{who}: {name} must be a whole number above 0; got {width!r}."
+                    f"{who}: {name} must be a whole number above 0; got {width!r:.100}."
                 )
 
     @staticmethod

@@ -1,38 +1,31 @@
 """Training: one loop over shuffled batches, for one SAE or for several side by side."""
 
-import json
-import math
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from interp.distributed import World, world
-from interp.errors import DataError, ParameterError, StoreError
+from interp.errors import ParameterError
 from interp.live import live
 from interp.loading import device_of
-from interp.runs import sweep, versions
 from interp.stopping import undisturbed
-from saes.base import ARCHITECTURES, SAE, SAEConfig
+from saes.allowed import check_alike, check_options, check_variety
+from saes.base import SAE, SAEConfig
 from saes.denormals import flushed_denormals
-from saes.optimizer import OPTIMIZERS
-from saes.primitives import BACKENDS, resolve
+from saes.handing_over import hand_over, save_all
 from saes.ranks import Ranks
-from saes.resuming import CHECKPOINT, check_settings, read_state, tell_state, write_state
-from saes.rows import Batches, Pair, Rows, read_rows
+from saes.resuming import enter, write_state
+from saes.rows import Batches, Rows, read_rows
 from saes.schedules import Schedule
 from saes.shard_files import fetching, hand_in
 from saes.shards import data_world, shard_mesh
 from saes.topk import BatchTopKConfig
 from saes.trainee import Options, Trainee
-from saes.training import Training
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -42,8 +35,6 @@ __all__ = ["train"]
 Progress = Callable[[int, int, str], None]
 LOGGED = 200
 """Steps that are logged, about, unless ``log_every`` says otherwise."""
-SETTLING = 8
-"""Batches of the sample that `SAE.settle` sees."""
 DEAD_AFTER = 10_000_000
 """Rows without firing after which a latent is dead, in trainings that are long enough."""
 
@@ -170,21 +161,22 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
     """
     who, party = device_of(device), world()
     configs = [config] if isinstance(config, SAEConfig) else list(config)
-    _check(
+    check_options(
         configs,
-        who,
-        batch_size,
-        lr,
-        dead_after,
-        resample_every,
-        clip,
-        ema,
-        autocast,
-        optimizer,
-        backend,
-        log_every,
-        checkpoint_every,
-        k_start,
+        device=who,
+        batch_size=batch_size,
+        lr=lr,
+        dead_after=dead_after,
+        resample_every=resample_every,
+        clip=clip,
+        ema=ema,
+        autocast=autocast,
+        optimizer=optimizer,
+        backend=backend,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        k_start=k_start,
+        shards=shards,
     )
     mesh = None if shards == 1 else shard_mesh(shards, who.type)
     ranks = _share(party, batch_size, backend, configs, mesh)
@@ -214,13 +206,6 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         backend=backend,
     )
     batches = Batches(rows, batch_size, seed, who, ranks, party)
-    sample = rows.sample(party)
-    _check_spread(rows.sites, sample)
-    trainees = [
-        Trainee(label, one, site, sample[site], options, who, ranks, mesh)
-        for label, one, site in _labels(rows, configs)
-    ]
-    del sample
     folder = None if out is None else Path(out)
     settings = {
         "acts": rows.identity(),
@@ -230,8 +215,17 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         **asdict(schedule),
         "log_every": log_every or max(1, steps // LOGGED),
     }
+    written = {"out": folder is not None, "checkpoint_every": checkpoint_every}
+    check_alike(settings | written | {"resume": resume, "force": force}, party)
+    sample = rows.sample(party)
+    check_variety(rows.sites, sample)
+    trainees = [
+        Trainee(label, one, site, sample[site], options, who, ranks, mesh)
+        for label, one, site in _labels(rows, configs)
+    ]
+    del sample
     again = folder is not None and party.again()
-    first = _enter(
+    first = enter(
         folder, settings, trainees, party, resume=resume or again, force=force and not again
     )
     loop = _Loop(
@@ -241,9 +235,9 @@ def train(  # pyright: ignore[reportInconsistentOverload]  options are spelled o
         loop.run(first)
     batches.release()  # before the sample is read once more
     about = dict(provenance or {})
-    saes = [_hand_over(t, rows, name, about, settings, party) for t in trainees]
+    saes = [hand_over(t, rows, name, about, settings, party) for t in trainees]
     if folder is not None:
-        _save(folder, trainees, party, first=party.rank < shards)
+        save_all(folder, trainees, party, first=party.rank < shards)
     return saes[0] if isinstance(config, SAEConfig) and len(saes) == 1 else saes
 
 
@@ -298,7 +292,10 @@ class _Loop:
 
     def save(self, folder: Path, done: int) -> None:
         """Write the checkpoint, in the same form whatever the number of processes."""
-        tensors = {f"{i}.{k}": v for i, t in enumerate(self.trainees) for k, v in t.state().items()}
+        tensors: dict[str, Tensor] = {}
+        if self.party.rank < self.trainees[0].shards:  # the others hold the same
+            for i, trainee in enumerate(self.trainees):
+                tensors |= {f"{i}.{k}": v for k, v in trainee.state().items()}
         document = {
             "step": done,
             "processes": self.party.size,
@@ -310,146 +307,9 @@ class _Loop:
             with fetching(tensors) as whole:
                 write_state(folder, document, whole)
 
-        if not self.party.leads and self.party.rank < self.trainees[0].shards:
+        if not self.party.leads:
             hand_in(tensors)
         self.party.led(write)
-
-
-def _enter(
-    folder: Path | None,
-    settings: dict[str, Any],
-    trainees: list[Trainee],
-    party: World,
-    *,
-    resume: bool,
-    force: bool,
-) -> int:
-    """The step to begin with: 0, or where the checkpoint of the folder stands.
-
-    The first process looks at the folder, and tells the others; of shards each reads its own.
-    """
-    if folder is None:
-        if resume:
-            raise ParameterError("train: resume needs out, the folder of the checkpoint.")
-        return 0
-    tensors: dict[str, Tensor] = {}
-
-    def find() -> dict[str, Any] | None:
-        read = (lambda file, key: torch.empty(0)) if trainees[0].shards > 1 else None
-        found = _find(folder, settings, read, resume=resume, force=force)
-        tensors.update(found[1] if found else {})
-        return found[0] if found else None
-
-    def part(file: Any, key: str) -> Tensor:
-        i, _, name = key.partition(".")
-        return trainees[int(i)].part(name, file, key)
-
-    document = party.led(find)
-    if document is None:
-        return 0
-    if trainees[0].shards > 1:
-        own = read_state(folder, part)
-        if own is None:
-            raise StoreError(
-                f"rank {party.rank} does not see {folder}; shards need one that all do."
-            )
-        tensors = own[1]
-    else:
-        tensors = tell_state(tensors, party)
-    for i, trainee in enumerate(trainees):
-        own = {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")}
-        trainee.restore(own, document["logs"][i])
-    return document["step"]
-
-
-def _find(
-    folder: Path,
-    settings: dict[str, Any],
-    read: Callable[[Any, str], Tensor] | None,
-    *,
-    resume: bool,
-    force: bool,
-) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """The checkpoint to go on with, if any; with ``force`` it is removed."""
-    if folder.is_file():
-        raise StoreError(f"{folder} is a file; out takes a folder.")
-    found = None if force else read_state(folder, read)
-    if force or resume or found is None:
-        sweep(folder.glob(f".{CHECKPOINT}.*.tmp"))
-    if force:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        shutil.rmtree(folder / "sae", ignore_errors=True)
-    if found is None:
-        return None
-    if not resume:
-        raise StoreError(
-            f"{folder} already holds a training; go on with resume (--resume), or replace it with "
-            "force (--force)."
-        )
-    check_settings(folder, found[0]["settings"], json.loads(json.dumps(settings)))
-    return found
-
-
-def _hand_over(
-    trainee: Trainee,
-    rows: Rows,
-    name: str,
-    provenance: dict[str, Any],
-    settings: dict[str, Any],
-    party: World,
-) -> SAE:
-    """The finished SAE with its `Training`."""
-    sae = trainee.finish(_settling(rows, trainee.site, settings["batch_size"], party))
-    log = trainee.log
-    skipped = ("step", "fvu", "l0", "dead", "lr", "rows_per_second")
-
-    def column(key: str) -> np.ndarray:
-        return np.array([entry[key] for entry in log])
-
-    scales = (trainee.scale_in, trainee.scale_out)[: 1 + trainee.sae.paired]
-    scale = torch.cat(scales).flatten().tolist() if trainee.scaled else None
-    mode = sae.training_mode(settings)
-    settings = {k: v for k, v in settings.items() if k != "configs"}
-    site = rows.sites[trainee.site]
-    about = {**provenance, "seed": settings["seed"], "versions": versions()}
-    about["training"] = {**settings, "lr": trainee.lr}
-    if site:
-        about["hookpoint"] = site
-    sae.training_log = Training(
-        name=f"{name}.{trainee.name}",
-        n=settings["steps"] * settings["batch_size"],
-        mode=mode,
-        provenance=about,
-        architecture=sae.architecture,
-        config=sae.config.to_dict(),
-        steps=column("step").astype(np.int64),
-        loss={k: column(k) for k in log[0] if k not in skipped},
-        fvu=column("fvu"),
-        l0=column("l0"),
-        dead=column("dead"),
-        dead_after=settings["dead_after"],
-        lr=column("lr"),
-        scale=scale,
-        rows_per_second=column("rows_per_second"),
-        compile_seconds=trainee.compile_seconds,
-    )
-    sae.metadata = {**provenance, "scale": scale, **({"hookpoint": site} if site else {})}
-    return sae
-
-
-def _save(folder: Path, trainees: list[Trainee], party: World, *, first: bool) -> None:
-    """Write the finished SAEs with their logs; ``first`` are those who hold the SAEs to write."""
-    for trainee in trainees:
-        place = folder / "sae" if len(trainees) == 1 else folder / "sae" / trainee.name
-
-        def write(trainee: Trainee = trainee, place: Path = place) -> None:
-            trainee.sae.save_pretrained(place)
-            assert trainee.sae.training_log is not None  # noqa: S101  `_hand_over` has set it
-            trainee.sae.training_log.save(place / "training.json")
-
-        if first and not party.leads:
-            trainee.sae.save_pretrained(place)  # which gives its shards to the first
-        party.led(write)
 
 
 def _share(
@@ -477,11 +337,6 @@ def _share(
             f"train: batch_size must give each of {party.size} processes a row; got {batch_size}."
         )
     return Ranks(party, batch_size) if party.size > 1 else None
-
-
-def _settling(rows: Rows, site: int, size: int, party: World) -> Iterator[Tensor]:
-    """Batches of the sample's rows, read only where they are wanted."""
-    yield from rows.sample(party)[site].x[: SETTLING * size].split(size)
 
 
 def _labels(rows: Rows, configs: list[SAEConfig]) -> list[tuple[str, SAEConfig, int]]:
@@ -514,76 +369,3 @@ def _part(steps: int, share: int, given: int | None, most: int | None = None) ->
     if given is not None or not isinstance(steps, int):
         return given or 0
     return min(steps // share, most or steps)
-
-
-def _check_spread(sites: Sequence[str], sample: Sequence[Pair]) -> None:
-    """Refuse activations that are all the same: there is nothing to learn."""
-    for site, (x, y) in zip(sites, sample, strict=True):
-        for t in (x, y):
-            if t is not None and bool((t == t[:1]).all()):
-                where = f" of {site}" if site else ""
-                raise DataError(
-                    f"train: all {len(t)} rows looked at{where} are the same, so there is nothing "
-                    "to learn; look at the hook point and the pooling."
-                )
-
-
-def _check(
-    configs: list[SAEConfig],
-    device: torch.device,
-    batch_size: int,
-    lr: float | None,
-    dead_after: int | None,
-    resample_every: int | None,
-    clip: float | None,
-    ema: float | None,
-    autocast: str | None,
-    optimizer: str,
-    backend: str,
-    log_every: int | None,
-    checkpoint_every: int | None,
-    k_start: int | None,
-) -> None:
-    if not configs or not all(isinstance(c, SAEConfig) for c in configs):
-        known = ", ".join(c.__name__ for c, _ in ARCHITECTURES.values())
-        raise ParameterError(f"train: config must be one of {known}, or a list of them.")
-    for name, value in (
-        ("batch_size", batch_size),
-        ("dead_after", dead_after),
-        ("resample_every", resample_every),
-        ("log_every", log_every),
-        ("checkpoint_every", checkpoint_every),
-    ):
-        wrong = isinstance(value, bool) or not isinstance(value, int) or value < 1
-        if wrong and not (value is None and name != "batch_size"):
-            raise ParameterError(f"train: {name} must be a whole number above 0; got {value!r}.")
-    for name, value in (("lr", lr), ("clip", clip)):
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise ParameterError(f"train: {name} must be a finite number above 0; got {value!r}.")
-    for config in configs if k_start is not None else ():
-        most = config.n_latents if hasattr(config, "k") else 0
-        if not (isinstance(k_start, int) and 1 <= k_start <= most):
-            allowed = f"from 1 to {most}" if most else f"left out: a {config.architecture} has no k"
-            raise ParameterError(f"train: k_start must be {allowed}; got {k_start!r}.")
-        if backend == "compile":
-            raise ParameterError("train: backend compile compiles for one k; leave k_start out.")
-        if getattr(config, "selection", "exact") == "group_max":
-            raise ParameterError(
-                "train: k_start goes with no group_max, whose k divides n_latents."
-            )
-    selections = [getattr(c, "selection", "exact") for c in configs]
-    if backend == "compile" and "statistical" in selections:
-        raise ParameterError("train: backend compile needs a selection of fixed size.")
-    if ema is not None and not 0 < ema < 1:
-        raise ParameterError(f"train: ema must lie between 0 and 1; got {ema!r}.")
-    if autocast not in (None, "bfloat16"):
-        raise ParameterError(f"train: autocast must be None or 'bfloat16'; got {autocast!r}.")
-    if autocast is not None and device.type != "cuda":
-        raise ParameterError("train: autocast needs a CUDA device; leave it out on the CPU.")
-    for name, value, known in (
-        ("optimizer", optimizer, tuple(OPTIMIZERS)),
-        ("backend", backend, BACKENDS),
-    ):
-        if value not in known:
-            raise ParameterError(f"train: {name} must be one of {', '.join(known)}; got {value!r}.")
-    resolve(backend, torch.empty(0, device=device), 0)  # refuses what this device cannot run

@@ -13,7 +13,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from typer.testing import CliRunner
 
-from interp import capturing
 from interp.cli import app
 
 WORDS = 40
@@ -26,6 +25,8 @@ ROWS = [
     for i, t in enumerate(TEXTS)
 ]
 POINT = "resid_post.0"
+SHARDS = ("--shard-rows", "8")
+"""Options of a capture that writes the few rows in three files."""
 
 
 class Bench:
@@ -47,7 +48,6 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._rows, capturing.SHARD_ROWS = capturing.SHARD_ROWS, 8  # three shards of few rows
         self.model, self.table = folder / "model", folder / "things.csv"
         self.store, self.digits = folder / "acts", folder / "digits.safetensors"
         self.training, self.probed = folder / "trained", folder / "probed"
@@ -58,7 +58,7 @@ class Bench:
             writer.writeheader()
             writer.writerows(ROWS)
         both = f"{POINT},resid_post.1"
-        self.do("capture", self.model, self.table, "-p", both, "--out", self.store)
+        self.do("capture", self.model, self.table, "-p", both, *SHARDS, "--out", self.store)
         train = (
             "sae train --k 2 --n-latents 24 --steps 8 --batch-size 8 --checkpoint-every 4 --store"
         )
@@ -81,10 +81,6 @@ class Bench:
         self._sound: Any = None
         self._points: Any = None
         self._usual: dict[str, Path] = {}
-
-    def close(self) -> None:
-        """Give interp its own size of shards back."""
-        capturing.SHARD_ROWS = self._rows
 
     def do(self, *argv: Any) -> Any:
         """Run a command that must succeed."""

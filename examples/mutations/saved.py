@@ -131,8 +131,9 @@ def results(bench: Bench, folder: Path, random: Random) -> Case:
     out = folder / "out"
     if random.random() < 0.6:
         line = ["report", str(run), "--out", str(out / "page.html")]
+        page = out / "page.html"
         return Case(f"report, {file.name}: {what}", line, keep=[out],
-                    judge=lambda done: _page(out / "page.html", run))  # fmt: skip
+                    judge=lambda done: _page(page, run) or kinds(run, source))  # fmt: skip
     pair = [str(bench.probed_again), str(run)]
     random.shuffle(pair)
     line = ["diff", *pair, "--out", str(out)]
@@ -153,6 +154,22 @@ def _page(page: Path, run: Path) -> str | None:
         if name.isprintable() and len(name) < 40 and escape(name) not in text:
             return f"the page does not name {name!r}"
     return None
+
+
+def kinds(run: Path, sound: Path) -> str | None:
+    """A result's fields are of the kinds that the sound result's are, or none."""
+    for file in (sound / "results").iterdir():
+        ours, theirs = (json.loads((d / "results" / file.name).read_text()) for d in (run, sound))
+        for name, value in theirs["fields"].items():
+            got = ours["fields"].get(name, value)
+            if got is not None and value is not None and _kind(got) is not _kind(value):
+                return f"{name} of {file.name} is {str(got)[:40]!r}, and it was reported"
+    return None
+
+
+def _kind(value: Any) -> type:
+    """Whole and other numbers are of one kind; nan and inf are named by a table."""
+    return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
 
 
 def _diff(out: Path, pair: list[str]) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from interp.store import ActivationStore
-from mutations.bench import POINT, ROWS, Bench
+from mutations.bench import POINT, ROWS, SHARDS, Bench
 from mutations.junk import DEEP, NUMBERS, TEXTS, Sound, spoil, value
 from mutations.trial import Case
 
@@ -25,6 +25,7 @@ def case(bench: Bench, folder: Path, random: Random) -> Case:
     what = _write(file, kind, random)
     out = bench.copy(bench.store, folder / "acts")
     argv = ["capture", str(bench.model), str(file), "-p", POINT, "--out", str(out), "--force"]
+    argv += SHARDS
     if random.random() < 0.25 and not isinstance(random, Sound):
         name = random.choice(["text", "label", "city", *TEXTS])
         option = random.choice(["--text-column", "--label-column", "--group-column"])

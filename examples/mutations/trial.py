@@ -121,7 +121,10 @@ def _sentence(text: str) -> tuple[str, str]:
 def _judged(case: Case, value: Any) -> tuple[str, str]:
     if case.judge is None:
         return "silent success", ""
-    wrong = case.judge(value)
+    try:
+        wrong = case.judge(value)
+    except Exception as error:  # what a success left behind cannot be read
+        wrong = f"{type(error).__name__}: {error}"
     return (CORRECT, "") if wrong is None else ("wrong result", wrong)
 
 

@@ -8,7 +8,6 @@ import typer
 from interp.cli import options as o
 from interp.cli.shell import bar, emit, note, say_notes
 from interp.errors import ParameterError
-from interp.locking import holding
 
 
 def run(
@@ -97,7 +96,7 @@ def run(
     if dry_run:
         show_plan(work, as_json, memory=True)
         return
-    with holding(out), bar(f"capturing {work.data.name}") as progress:
+    with bar(f"capturing {work.data.name}") as progress:
         store = work.on_disk(out, resume=resume, force=force, progress=progress, say=note)
     if as_json:
         emit({"path": str(out), **store.manifest})

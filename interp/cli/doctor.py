@@ -2,7 +2,6 @@
 whether a store's or a run's files are whole.
 """
 
-import json
 import platform
 import shlex
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from interp.cli import options as o
 from interp.cli.shell import bar, emit, note, table
 from interp.errors import ModelError, ParameterError, StoreError
+from interp.runs import parse_json, versions
 
 
 def run(
@@ -38,7 +38,8 @@ def run(
 
     The certificate compares texts run alone with the same texts in a batch, padded on the right
     (as capture does) and on the left, at every block. Of a STORE every file is read and compared
-    with the manifest; exit code 1 where one is damaged. Of a run folder every JSON is read.
+    with the manifest; exit code 1 where one is damaged. Of a run folder every JSON is read, its
+    stores are verified, and its other safetensors must be as long as their headers say.
     """
     kind = _kind(model)
     if repair and kind != "store":
@@ -58,13 +59,16 @@ def _kind(what: str | None) -> str:
         return "model"
     if (folder / "config.json").is_file():
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             config = None
         ours = isinstance(config, dict) and "command" in config
         return "run" if ours or (folder / "metrics.json").is_file() else "model"
-    named = (folder / "manifest.json").exists() or any(folder.glob("shard-*.safetensors"))
-    return "store" if named else "model"
+    if (folder / "manifest.json").exists() or any(folder.glob("shard-*.safetensors")):
+        return "store"
+    raise StoreError(
+        f"the folder {what} is no store (no manifest.json), and no run or model (no config.json)."
+    )
 
 
 # -- stores ----------------------------------------------------------------------------------------
@@ -153,24 +157,48 @@ def resume_command(path: Path) -> str | None:
 
 
 def check_run_folder(path: Path, *, as_json: bool) -> None:
-    """Read every JSON of a run folder; a `StoreError` where one cannot be read."""
+    """Look at the files of a run folder; a `StoreError` where one is damaged."""
+    from interp import integrity
+
     states = {}
-    for file in sorted(path.rglob("*.json")):
-        try:
-            json.loads(file.read_text(encoding="utf-8"))
-            states[str(file.relative_to(path))] = "whole"
-        except (OSError, ValueError, RecursionError):
-            states[str(file.relative_to(path))] = "unreadable"
-    bad = [name for name, state in states.items() if state != "whole"]
+    stores = [f.parent for f in path.rglob("manifest.json") if _kind(str(f.parent)) == "store"]
+    for file in sorted((*path.rglob("*.json"), *path.rglob("*.safetensors"))):
+        if file.parent not in stores:
+            states[str(file.relative_to(path))] = _state(file)
+    with bar(f"checking {path}") as progress:
+        for store in sorted(stores):
+            for found in integrity.verify(store, progress).files:
+                states[str((store / found.file).relative_to(path))] = found.state
+    bad = [name for name, state in states.items() if state in integrity.DAMAGED]
     if as_json:
         emit({"path": str(path), "whole": not bad, "files": states})
     else:
         table("", ["file", "state"], [[k, v] for k, v in states.items()])
     if bad:
+        more = f", and {len(bad) - 1} more of its files are damaged" if bad[1:] else ""
         raise StoreError(
-            f"{bad[0]} of the run {path} is no JSON, one of {len(bad)} such files; the run's "
-            "command with --force makes it anew."
+            f"{bad[0]} of the run {path} is {states[bad[0]]}{more}; the run's command with --force "
+            "makes it anew."
         )
+    if not as_json:
+        typer.echo(f"the run {path} is undamaged, as far as these files tell")
+
+
+def _state(file: Path) -> str:
+    """Whether a file of JSON or of tensors, which nothing holds a checksum of, can be read."""
+    from interp.manifest import MALFORMED
+    from interp.store import read_header
+
+    try:
+        if file.suffix == ".json":
+            parse_json(file.read_text(encoding="utf-8"))
+            return "whole"
+        text, start, length = read_header(file)
+        entries = [v for k, v in parse_json(text[8:]).items() if k != "__metadata__"]
+        end = start + max((entry["data_offsets"][1] for entry in entries), default=0)
+    except (*MALFORMED, OSError):
+        return "unreadable"
+    return "whole" if length == end else "truncated" if length < end else "altered"
 
 
 # -- models ----------------------------------------------------------------------------------------
@@ -186,8 +214,6 @@ def check_model(
 ) -> None:
     """Print versions and devices, and certify a model where one is given."""
     import torch
-
-    from interp.runs import versions
 
     found: dict[str, Any] = {
         "versions": versions(),

@@ -1,9 +1,7 @@
 """Training of codebooks in a model: one loop, whose state is on disk and goes on bit for bit."""
 
 import hashlib
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.distributed import world
-from interp.errors import ParameterError, StoreError
+from interp.errors import ParameterError
 from interp.hooks import evaluating
 from interp.live import live
 from interp.placement import resident
@@ -26,7 +24,7 @@ from saes.codebook.fitting import initialise_codes, k_at, replace_dead
 from saes.codebook.log import CodebookTraining
 from saes.codebook.model import Codebooks, ModelLoss
 from saes.denormals import flushed_denormals
-from saes.resuming import CHECKPOINT, check_settings, read_state, write_state
+from saes.resuming import find_state, write_state
 from saes.rows import seeded
 from saes.schedules import Schedule
 
@@ -422,22 +420,10 @@ def _enter(folder: Path | None, run: _Run, *, resume: bool, force: bool) -> int:
         if resume:
             raise ParameterError("train_codebooks: resume needs out, the folder of the checkpoint.")
         return 0
-    if folder.is_file():
-        raise StoreError(f"{folder} is a file; out takes a folder.")
-    if force:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        return 0
-    found = read_state(folder)
+    found = find_state(folder, run.settings, made="model", resume=resume, force=force)
     if found is None:
         return 0
-    if not resume:
-        raise StoreError(
-            f"{folder} already holds a training; go on with resume (--resume), or replace it with "
-            "force (--force)."
-        )
     document, tensors = found
-    check_settings(folder, document["settings"], json.loads(json.dumps(run.settings)))
     run.restore(document, tensors)
     return document["step"]
 

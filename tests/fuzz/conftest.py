@@ -15,9 +15,7 @@ def bench(tmp_path_factory):
     from mutations.bench import Bench
 
     transformers.logging.disable_progress_bar()
-    made = Bench(tmp_path_factory.mktemp("fuzz") / "bench")
-    yield made
-    made.close()
+    return Bench(tmp_path_factory.mktemp("fuzz") / "bench")
 
 
 @pytest.fixture(autouse=True)

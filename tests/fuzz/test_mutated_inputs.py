@@ -1,5 +1,6 @@
 """Each surface: sound input gives a correct result, and spoilt input that or a clear error."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -102,9 +103,10 @@ def test_the_judges_can_fail(bench, tmp_path):
     assert run(Case("", call=hangs), limit=0.2).kind == "hang"
     assert run(Case("", call=int)).kind == "silent success"
     assert run(Case("", call=int, judge=lambda n: "it is 0")).kind == "wrong result"
+    assert run(Case("", call=int, judge=lambda n: str(1 // n))).kind == "wrong result"
     assert run(Case("", call=writes, keep=[tmp_path / "new"])).kind == "touched"
     assert run(Case("", ["hookpoints", str(tmp_path / "absent")])).kind == CLEAR
-    from mutations import expressions, tables
+    from mutations import expressions, saved, tables
 
     names = ["transformer", "transformer.h.0"]
     assert expressions.judge("transformer.*", [("x", "transformer")], names)
@@ -112,6 +114,20 @@ def test_the_judges_can_fail(bench, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("w3\nw4\n")
     assert tables.captured(bench, other, bench.store)
+    spoilt = bench.copy(bench.probed, tmp_path / "spoilt")
+    assert saved.kinds(spoilt, bench.probed) is None
+    (file,) = (spoilt / "results").iterdir()
+    told = json.loads(file.read_text())
+    told["fields"]["n"] = "24"
+    file.write_text(json.dumps(told))
+    assert "n of" in saved.kinds(spoilt, bench.probed)
+
+
+def test_the_bench_leaves_interp_as_it_was(bench):
+    """It lives as long as the session: what it changed, every later test would have."""
+    from interp import planning
+
+    assert planning.SHARD_ROWS == 4096 and len(list(bench.store.glob("shard-*"))) == 3
 
 
 def test_the_shares_add_up():
@@ -120,10 +136,11 @@ def test_the_shares_add_up():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_table_of_five_hundred(seed):
+def test_the_table_of_five_hundred(seed, capsys):
     command = [sys.executable, str(PROGRAM), "--count", "500", "--seed", str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-    print(done.stdout)
+    with capsys.disabled():
+        print(f"\n{done.stdout}")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     header = done.stdout.splitlines()[0].split()
     assert " ".join(header) == f"{CLEAR} {CORRECT}"

@@ -66,12 +66,13 @@ def test_the_canary_and_the_hook_can_be_seen(tmp_path):
     assert {f.split()[0] for f in found} >= {"pickle.find_class", "os.system"}
 
 
-def test_pickled_weights(bench, canary, tmp_path):
+@pytest.mark.parametrize("prefix", ["", "tl:", "nnsight:"])
+def test_pickled_weights(bench, canary, tmp_path, prefix):
     model = bench.copy(bench.model, tmp_path / "model")
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(canary)))
-    outcome = run(Case("", capture(bench, model, bench.table, tmp_path / "acts")))
-    assert outcome.kind == CLEAR and "pickle" in outcome.why
+    outcome = run(Case("", capture(bench, f"{prefix}{model}", bench.table, tmp_path / "acts")))
+    assert outcome.kind == CLEAR and "holds its weights as a pickle" in outcome.why
 
 
 def custom(bench, canary, tmp_path):
@@ -85,9 +86,12 @@ def custom(bench, canary, tmp_path):
     return model
 
 
-def test_a_model_s_own_code(bench, canary, tmp_path):
+@pytest.mark.parametrize("prefix", ["", "tl:", "nnsight:"])
+def test_a_model_s_own_code(bench, canary, tmp_path, prefix, monkeypatch):
+    """Nobody is asked at the terminal either, where one would say yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
     model = custom(bench, canary, tmp_path)
-    outcome = run(Case("", capture(bench, model, bench.table, tmp_path / "acts")))
+    outcome = run(Case("", capture(bench, f"{prefix}{model}", bench.table, tmp_path / "acts")))
     assert outcome.kind == CLEAR and "trust_remote_code" in outcome.why
 
 

@@ -9,18 +9,23 @@ import os
 import random
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 import transformers
 
 import interp
+import interp.planning
 import saes
 from interp import capturing
+from interp.manifest import write_manifest
 from interp.memory import peak, resident
 from interp.models import Model
+from interp.store import write_shard
 from saes.planning import plan_training
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -60,19 +65,34 @@ def planted(rows: int, width: int) -> torch.Tensor:
 
 def store_of(folder: Path, rows: int, width: int) -> interp.ActivationStore:
     """A store on disk of one shard."""
-    digest = capturing.write_shard(folder / "shard-00000.safetensors", {"a": planted(rows, width)})
+    digest = write_shard(folder / "shard-00000.safetensors", {"a": planted(rows, width)})
     pd.DataFrame({"i": np.arange(rows)}).to_parquet(folder / "rows.parquet")
     point = {"name": "a", "module": "a", "shape": [width]}
     shard = {"file": "shard-00000.safetensors", "sha256": digest, "rows": {"a": rows}}
+    shard["documents"] = [0, rows]
     about = {"format": 1, "complete": True, "hookpoints": [point], "shards": [shard], "n": rows}
     rest = {"pool": "last", "dtype": "float32", "model": {}, "data": {"name": "planted"}}
-    capturing.write_manifest(folder, {**about, **rest})
+    write_manifest(folder, {**about, **rest})
     return interp.ActivationStore.open(folder)
 
 
 def capture(folder, planning, hookpoints, pool, width, layers, rows):
     """Many shards for pool all; a batch's activations for pool last."""
     work = capturing.Capture(model(width, layers), texts(rows, 250), hookpoints, pool)
+    if planning:
+        return work.plan().peak_bytes
+    work.on_disk(folder / "acts", resume=False, force=False)
+    return peak()
+
+
+def capture_table(folder, planning):
+    """Small rows beside long texts: the table of the columns is what takes memory."""
+    draw = random.Random(0)
+    parts = [pa.array([draw.randbytes(5000).hex() for _ in range(500)]) for _ in range(60)]
+    rows = pd.DataFrame({"note": pd.array(pa.chunked_array(parts), dtype="string[pyarrow]")})
+    x = torch.zeros(len(rows), 8)
+    data = interp.Dataset(name="noted", kind="tensor", inputs=x, rows=rows)
+    work = capturing.Capture(torch.nn.Sequential(torch.nn.Linear(8, 8)), data, ["0"])
     if planning:
         return work.plan().peak_bytes
     work.on_disk(folder / "acts", resume=False, force=False)
@@ -99,6 +119,7 @@ def from_model(folder, planning):
 
 CASES = {
     "capture all": lambda f, p: capture(f, p, "embed", "all", 1024, 1, 900),
+    "capture a long table": capture_table,
     "train from a store": lambda f, p: from_store(f, p, "tall", 1024),
     "capture last": lambda f, p: capture(f, p, "resid_post.*", "last", 1024, 2, 120),
     "train wide": lambda f, p: from_store(f, p, "short", 32768, ema=0.9, **ALIVE),
@@ -116,6 +137,8 @@ def child(work) -> int:
         try:
             os.write(writes, str(int(work())).encode())
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     os.close(writes)
@@ -128,7 +151,7 @@ def child(work) -> int:
 
 
 def main() -> None:
-    capturing.SHARD_BYTES = 160 * MB
+    interp.planning.SHARD_BYTES = 160 * MB
     found = {}
     with tempfile.TemporaryDirectory() as top:
         for name, rows, width in (("tall", 100_000, 512), ("short", 4000, 256)):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import interp
-from interp import capturing
+from interp import capturing, planning
 from interp.errors import (
     DataError,
     LayerNotFound,
@@ -116,7 +116,7 @@ def test_an_mlp_that_runs_on_flat_tokens_is_told_apart_by_row(tiny, tokenizer, t
 
 
 def test_a_store_on_disk_is_the_one_in_memory(tiny, tokenizer, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(capturing, "SHARD_ROWS", 5)
+    monkeypatch.setattr(planning, "SHARD_ROWS", 5)
     model = load(tiny, tokenizer)
     for how in ("last", "all"):
         kept = interp.capture(model, texts, ["embed", "head_out.*"], pool=how, batch_size=2)
@@ -494,8 +494,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 import interp
-from interp import capturing
-capturing.SHARD_ROWS = 3
+from interp import planning
+planning.SHARD_ROWS = 3
 def progress(done, total, what):
     if done >= 9 and len(sys.argv) > 4:
         while not Path(sys.argv[3], "shard-00001.safetensors").exists():
@@ -511,7 +511,7 @@ def content(path):
 
 
 def test_a_stopped_capture_resumes_bit_for_bit(tiny, tokenizer, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(capturing, "SHARD_ROWS", 3)
+    monkeypatch.setattr(planning, "SHARD_ROWS", 3)
     model = load(tiny, tokenizer)
     frame = pd.DataFrame({"text": texts, "label": [0, 1] * 6})
     options = {"pool": "all", "batch_size": 2}
@@ -556,7 +556,7 @@ def test_a_stopped_capture_resumes_bit_for_bit(tiny, tokenizer, texts, tmp_path,
 
 
 def test_a_killed_capture_resumes_bit_for_bit(folder, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(capturing, "SHARD_ROWS", 3)
+    monkeypatch.setattr(planning, "SHARD_ROWS", 3)
     data = tmp_path / "data.txt"
     data.write_text("\n".join(texts))
     out = tmp_path / "cut"
@@ -586,7 +586,7 @@ def test_a_kill_before_the_rows_are_written_resumes(tiny, tokenizer, texts, tmp_
 
 
 def test_a_damaged_shard_is_found_and_captured_again(tiny, tokenizer, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(capturing, "SHARD_ROWS", 3)
+    monkeypatch.setattr(planning, "SHARD_ROWS", 3)
     model = load(tiny, tokenizer)
     interp.capture(model, texts, "resid_post.*", out=tmp_path / "a")
     whole = content(tmp_path / "a")
@@ -618,7 +618,7 @@ def test_force_replaces_a_store_and_spares_other_folders(tiny, tokenizer, texts,
 
 
 def test_no_space_left_is_a_sentence_and_resumable(tiny, tokenizer, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(capturing, "SHARD_ROWS", 3)
+    monkeypatch.setattr(planning, "SHARD_ROWS", 3)
     model = load(tiny, tokenizer)
     interp.capture(model, texts, "resid_post.*", out=tmp_path / "whole")
     real, count = os.fsync, iter(range(99))

@@ -404,7 +404,8 @@ def test_python_m_interp_and_a_pipe_that_closes(folder):
 
 SLOW = """
 import sys, time
-import interp.capturing as c
+import interp.planning
+import interp.storing as c
 write = c.write_shard
 def slow(*a):
     digest = write(*a)
@@ -412,7 +413,7 @@ def slow(*a):
     time.sleep(0.5)
     return digest
 c.write_shard = slow
-c.SHARD_ROWS = 2
+interp.planning.SHARD_ROWS = 2
 import torch
 torch.set_num_threads(1)
 from interp.cli import main

@@ -2,8 +2,11 @@
 
 import json
 import shlex
+import shutil
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import interp
 
@@ -114,5 +117,36 @@ def test_a_run_folder_is_read(invoke, folder, tmp_path):
     (run / "results" / "a.json").write_text("{")
     assert "results/a.json of the run" in sentence(invoke("doctor", run), 1)
     assert "--repair takes the folder of a store" in sentence(invoke("doctor", run, "--repair"), 2)
+    (run / "results" / "a.json").write_text("{}")
+    save_file({"w": torch.ones(9)}, run / "w.safetensors")
+    assert invoke("doctor", run).exit_code == 0
+    (run / "w.safetensors").write_bytes((run / "w.safetensors").read_bytes()[:-1])
+    assert "w.safetensors of the run" in sentence(done := invoke("doctor", run), 1)
+    assert "is truncated; the run's command with --force" in done.stderr
+    (run / "w.safetensors").write_bytes(b"cut")
+    (run / "results" / "a.json").write_text("{")
+    assert "and 1 more of its files are damaged" in sentence(invoke("doctor", run), 1)
     model = json.loads(invoke("doctor", folder("gpt2"), "--json").stdout)
     assert "certificate" in model  # a model's folder is a model
+
+
+def test_the_stores_of_a_run_are_verified(invoke, store):
+    out, _ = store
+    (run := out.parent / "run").mkdir()
+    (run / "config.json").write_text('{"command": "probe"}')
+    shutil.copytree(out, run / "acts" / "t")
+    whole = invoke("doctor", run, "--json")
+    assert whole.exit_code == 0 and "is undamaged" in invoke("doctor", run).stdout
+    assert json.loads(whole.stdout)["files"]["acts/t/shard-00002.safetensors"] == "whole"
+    held = bytearray((run / "acts" / "t" / "shard-00002.safetensors").read_bytes())
+    held[-1] ^= 1
+    (run / "acts" / "t" / "shard-00002.safetensors").write_bytes(held)
+    says = sentence(invoke("doctor", run), 1)
+    assert "acts/t/shard-00002.safetensors of the run" in says and "is altered" in says
+
+
+def test_what_is_neither(invoke, tmp_path):
+    (tmp_path / "void").mkdir()
+    (tmp_path / "file.txt").write_text("x")
+    assert "is no store (no manifest.json)" in sentence(invoke("doctor", tmp_path / "void"), 1)
+    assert "file.txt is a file" in sentence(invoke("doctor", tmp_path / "file.txt"), 1)

@@ -111,6 +111,14 @@ def test_a_killed_run_goes_on_where_it_stopped(learn, store, tmp_path, monkeypat
     assert left.read_bytes() != right.read_bytes()
 
 
+def test_shards_are_refused_where_there_is_one_process(learn, store, tmp_path):
+    arguments = ("--store", store, "-p", "resid_post.0", "--k", 3, *SHORT)
+    alone = learn(*arguments, "--shards", 2, "--out", tmp_path / "run")
+    assert alone.exit_code == 2 and "shards must be from 2 up and divide the 1" in alone.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow  # test_sharded compares them; here it is the option
 def test_shards_train_what_one_process_does(learn, store, tmp_path, torchrun):
     arguments = ("--store", store, "-p", "resid_post.0", "--k", 3, *SHORT)
     assert learn(*arguments, "--out", tmp_path / "one").exit_code == 0
@@ -120,9 +128,6 @@ def test_shards_train_what_one_process_does(learn, store, tmp_path, torchrun):
     one, two = (saes.SAE.from_pretrained(tmp_path / n / "sae").state_dict() for n in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-5)
-    alone = learn(*arguments, "--shards", 2, "--out", tmp_path / "three")
-    assert alone.exit_code == 2 and "shards must be from 2 up and divide the 1" in alone.stderr
-    assert not (tmp_path / "three").exists()
 
 
 def test_what_fails_leaves_no_run_behind_and_costs_none(learn, store, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import interp
-from interp import capturing
+from interp import capturing, planning
 from interp.errors import StoreError
 from interp.integrity import repair, verify
 from interp.manifest import checksum
@@ -111,6 +111,12 @@ HOPELESS = {
     "deep manifest": lambda p: (p / "manifest.json").write_text("[" * 100_000),
     "a path out": lambda p: edit(p, lambda m: m["shards"][1].update(file="../x")),
     "an absolute path": lambda p: edit(p, lambda m: m["shards"][1].update(file="/etc/passwd")),
+    "a table out": lambda p: edit(p, lambda m: m["table"].update(file="../x")),
+    "a table that is none": lambda p: edit(p, lambda m: m.update(table=[1])),
+    "bytes in words": lambda p: edit(p, lambda m: m["table"].update(bytes="many")),
+    "a checksum that is none": lambda p: edit(p, lambda m: m["shards"][1].update(header=None)),
+    "a batch of less than none": lambda p: edit(p, lambda m: m.update(batch_size=-1)),
+    "rows of a shard in words": lambda p: edit(p, lambda m: m.update(shard_rows="three")),
     "rows of another number": lambda p: edit(p, lambda m: m["shards"][1].update(documents=[3, 7])),
     "a link of the manifest": lambda p: link_out(p, "manifest.json"),
 }
@@ -211,7 +217,7 @@ def test_a_mutated_header_is_refused_at_the_first_read(store):
 
 
 def test_an_older_store_opens_and_says_what_is_unchecked(made, store, monkeypatch):
-    monkeypatch.setattr(capturing, "SHARD_ROWS", ROWS)  # all stores' then
+    monkeypatch.setattr(planning, "SHARD_ROWS", ROWS)  # all stores' then
 
     def older(manifest):
         for key in ("sha256", "table", "source", "shard_rows"):

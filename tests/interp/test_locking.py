@@ -7,8 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from interp.errors import StoreError
+import interp
+from interp.distributed import World
+from interp.errors import DataError, StoreError
+from interp.integrity import repair
 from interp.locking import hold, holding, let_go, let_go_of_all
 from interp.runs import Run, find_run
 
@@ -65,6 +69,36 @@ def test_a_command_says_it_in_a_sentence(tmp_path, other, invoke, folder):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_capture_and_a_repair_say_it_too(tmp_path, other):
+    network, x = torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.ones(3, 2)
+    (tmp_path / "manifest.json").write_text("{}")
+    for refused in (
+        lambda: interp.capture(network, x, "0", out=tmp_path, force=True),
+        lambda: repair(tmp_path),
+    ):
+        with pytest.raises(StoreError, match="is being written by another process"):
+            refused()
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_who_reads_needs_no_lock(tmp_path, other):
+    network, x = torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.ones(3, 2)
+    interp.capture(network, x, "0", out=tmp_path / "s")
+    for file in (tmp_path / "s").iterdir():
+        file.rename(tmp_path / file.name)
+    assert interp.ActivationStore.open(tmp_path).verify().whole
+
+
+def test_a_folder_that_came_to_nothing_is_let_go(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    network, x = torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.full((3, 2), torch.nan)
+    with pytest.raises(DataError, match="row 0"):
+        interp.capture(network, x, "0", batch_size=1, out=tmp_path / "s")
+    Run(tmp_path / "r", "probe", {}).drop()
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_the_same_process_may_hold_it_twice_and_must_let_go_twice(tmp_path):
     hold(tmp_path)
     hold(tmp_path)
@@ -102,6 +136,18 @@ def test_ranks_of_torchrun_share_the_first_ones_lock(tmp_path, other, monkeypatc
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(StoreError, match="another process"):
         hold(tmp_path)
+
+
+def test_all_ranks_are_told_that_the_folder_is_held(tmp_path, monkeypatch):
+    class Second(World):
+        def led(self, work):
+            raise StoreError("told by rank 0")
+
+    monkeypatch.setattr("interp.capturing.world", lambda: Second(rank=1, size=2))
+    network, x = torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.ones(3, 2)
+    with pytest.raises(StoreError, match="told by rank 0"):
+        interp.capture(network, x, "0", out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_drive_that_locks_no_folders_is_written_without_a_lock(tmp_path, monkeypatch):

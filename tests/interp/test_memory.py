@@ -1,10 +1,14 @@
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from interp.resuming import table_bytes, table_room
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and forks")
 
@@ -43,7 +47,8 @@ def test_the_stated_peaks_of_a_capture_and_of_a_training_are_kept(cases):
 
 @pytest.mark.slow
 def test_more_stated_peaks_are_kept(cases):
-    close(cases("capture last", "train wide", "train from a model"))
+    names = ("capture last", "capture a long table", "train wide", "train from a model")
+    close(cases(*names))
 
 
 @pytest.mark.slow
@@ -66,3 +71,14 @@ def test_a_store_larger_than_memory_is_written_read_and_trained_from(capsys):
     with capsys.disabled():
         print(said)
     assert [line.split()[0] for line in said.splitlines()[1:]] == ["write", "read", "train"]
+
+
+def test_the_room_of_a_table_is_that_of_its_file():
+    draw = random.Random(0)
+    texts = [draw.randbytes(draw.randrange(200)).hex() for _ in range(20_000)]
+    rows = pd.DataFrame({"text": texts, "label": [i % 2 for i in range(len(texts))]})
+    assert 1 < table_room(rows) / len(table_bytes(rows)) < 1.3
+    assert table_room(rows.astype(object)) > table_room(
+        rows
+    )  # a copy of what is no column of arrow
+    assert table_room(rows[:0]) == 0

@@ -221,7 +221,7 @@ def test_a_long_text_is_named_and_can_be_cut(clip, pairs):
 
 
 def test_a_capture_resumes_bit_for_bit_and_refuses_another(clip, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("interp.capturing.SHARD_ROWS", 3)
+    monkeypatch.setattr("interp.planning.SHARD_ROWS", 3)
     whole = interp.capture_pairs(clip, pairs, out=tmp_path / "whole")
     assert len(list((tmp_path / "whole").glob("shard-*"))) == 3
     path = tmp_path / "part"

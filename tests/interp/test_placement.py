@@ -201,6 +201,15 @@ def test_the_demo_takes_a_map():
         ("LLAMA", {"device_map": "everywhere"}, "device_map must be auto, balanced"),
         ("LLAMA", {"device_map": {}}, "device_map must be auto"),
         ("LLAMA", {"device_map": {"model": "tape"}}, "device_map must be auto"),
+        ("LLAMA", {"device_map": {"": 10**30}}, "device_map must be auto"),
+        ("LLAMA", {"device_map": {"": "meta"}}, "device_map must be auto"),
+        (
+            "LLAMA",
+            {"device_map": {"": "cpu", "model.layer.1": "disk"}},
+            "'model.layer.1', which is no part of the model; did you mean .*model.layers.1",
+        ),
+        ("LLAMA", {"device_map": "auto", "max_memory": {"cpu": -5}}, "max_memory must be bytes"),
+        ("LLAMA", {"device_map": "auto", "max_memory": {0: float("nan")}}, "got nan for 0"),
         ("LLAMA", {"device": "map:nowhere.json"}, "nowhere.json cannot be read"),
         ("LLAMA", {"max_memory": {"cpu": 1}}, "are for a model with a device_map"),
         ("LLAMA", {"device_map": {"lm_head": "cpu", "model.norm": "disk"}}, "cannot be loaded"),
@@ -234,7 +243,10 @@ def test_maps_from_the_command_line(folder, texts, tmp_path, invoke, monkeypatch
     assert device_map_of(f"map:{file}").options() == {
         **more, "max_memory": {0: "1GB", "cpu": "2GB"}
     }  # fmt: skip
-    for bad in ("[]", "{", '{"device_map": "auto", "speed": 1}', '{"device_map": null}'):
+    file.write_text('{"device_map": "auto", "max_memory": {"²": 1}}')  # a digit, and no number
+    assert device_map_of(f"map:{file}").max_memory == {"²": 1}
+    for bad in ("[]", "{", '{"device_map": "auto", "speed": 1}', '{"device_map": null}',
+                '{"device_map": "auto", "offload_folder": 5}', "[" * 99_999):  # fmt: skip
         file.write_text(bad)
         with pytest.raises(ParameterError):
             device_map_of(f"map:{file}")

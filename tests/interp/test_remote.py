@@ -365,7 +365,7 @@ def test_too_large_an_answer(monkeypatch):
 
 
 def test_a_store_goes_on_where_the_server_failed(ndif, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("interp.capturing.SHARD_ROWS", 3)
+    monkeypatch.setattr("interp.planning.SHARD_ROWS", 3)
     server = ndif()
     whole = interp.capture(interp.load(SPEC, remote=True), texts, "resid_post.*", batch_size=3)
     asked = len(server.requests)

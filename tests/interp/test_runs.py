@@ -9,7 +9,15 @@ import pytest
 
 from interp.errors import StoreError
 from interp.results import Result
-from interp.runs import Run, read_results, versions, write_bytes, write_text
+from interp.runs import (
+    DEEPEST,
+    Run,
+    parse_json,
+    read_results,
+    versions,
+    write_bytes,
+    write_text,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,3 +172,15 @@ def test_two_names_that_look_alike_do_not_share_a_file(tmp_path):
     run.add(Count(name="x" * 90 + "1", n=1, value=3.0))
     run.add(Count(name="x" * 90 + "2", n=1, value=4.0))
     assert sorted(r.value for r in read_results(tmp_path / "run")) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_json_of_a_stranger_is_as_deep_as_anything_here_needs():
+    def nested(n):
+        return "[" * n + "{}" + "]" * n
+
+    assert parse_json(nested(DEEPEST - 1)) is not None and parse_json("3") == 3
+    text = json.dumps({"a": "[" * 500, "b": [[]] * 500})  # long, and not deep
+    assert parse_json(text) == json.loads(text)
+    for deep in (DEEPEST, 600, 100_000):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            parse_json(nested(deep))

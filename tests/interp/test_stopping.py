@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import interp.capturing
+import interp.storing
 import saes
 from interp.runs import write_text
 from interp.stopping import HEEDED, Interrupted, heeding, undisturbed
@@ -131,14 +131,14 @@ def data(tmp_path, texts):
 @pytest.mark.parametrize("force", [False, True])
 def test_sigterm_is_143_and_says_how_to_go_on(invoke, folder, data, tmp_path, monkeypatch, force):
     arguments = ["capture", folder("gpt2"), data, "-p", "embed", "--out", tmp_path / "acts"]
-    write = interp.capturing.write_shard
+    write = interp.storing.write_shard
 
     def struck(*given):
         signal.raise_signal(signal.SIGTERM)
         return write(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(interp.capturing, "write_shard", struck)
+        patched.setattr(interp.storing, "write_shard", struck)
         done = invoke(*arguments, *["--force"] * force)
     instead = " in place of --force" if force else ""
     assert done.exit_code == 143, done.output

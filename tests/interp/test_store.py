@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import interp
-from interp import capturing
+from interp import planning
 from interp.errors import InterpError, LayerNotFound, ShapeError, StoreError
 
 N = 23
@@ -37,7 +37,7 @@ KEYS = {
 @pytest.fixture(params=["float32", "bfloat16", "float16", "float64"])
 def pair(request, tmp_path, monkeypatch):
     """A store on disk in five shards, and the tensor that it holds."""
-    monkeypatch.setattr(capturing, "SHARD_ROWS", 5)
+    monkeypatch.setattr(planning, "SHARD_ROWS", 5)
     x = torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
     model = torch.nn.Sequential(torch.nn.Identity())
     store = interp.capture(model, x, "0", out=tmp_path / "s", dtype=request.param)

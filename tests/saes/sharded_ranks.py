@@ -269,6 +269,15 @@ def stop_after(steps):
     return progress
 
 
+def leave(folder):
+    """A training that was killed in step 13; its last checkpoint is of step 8."""
+    try:
+        training_of("topk", out=folder, progress=stop_after(13))
+    except Stopped:
+        return
+    raise AssertionError
+
+
 TRAINED = {
     "topk": {"ema": 0.9, "dead_after": 200, "resample_every": 8},
     "batch_topk": {"k_start": 6, "dead_after": 200},
@@ -301,6 +310,15 @@ def trained(folder, shards):
         world().wait()
     again = training_of("topk", out=out, shards=shards, resume=True)
     unbroken = ShardedSAE.from_pretrained(folder / "run-topk/sae", again.shards.mesh)
+    steps = []
+    one = training_of(
+        "topk", out=folder / "alone", shards=shards, resume=True,
+        progress=lambda done, total, words: steps.append(done),
+    )  # fmt: skip
+    found["of one"] = (
+        steps[0],
+        max(worst(local(one.state_dict()[k]), local(v)) for k, v in unbroken.state_dict().items()),
+    )
     found["resumed"] = all(
         local(again.state_dict()[k]).equal(local(v)) for k, v in unbroken.state_dict().items()
     )

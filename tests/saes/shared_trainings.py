@@ -155,6 +155,14 @@ def resume_in(folder):
     return log_of(sae) | {"rows": steps}
 
 
+def side_by_side(**more):
+    """Two SAEs at each of two sites in one pass, which read the same rows; the log of each."""
+    acts = Recorded({"a": X, "b": X.flip(1)})
+    options = {**options_for("batch_topk"), **more}
+    learnt = saes.train(acts, [CASES["batch_topk"], CASES["topk"]], **options)
+    return {sae.training_log.name: log_of(sae) for sae in learnt}
+
+
 def same(a, b):
     left, right = a.state_dict(), b.state_dict()
     return all(torch.equal(left[k].nan_to_num(), right[k].nan_to_num()) for k in left)
@@ -180,12 +188,21 @@ def several(folder):
     again = learn("batch_topk", out=folder / "here", resume=True)
     found["exact"] = same(unbroken, again) and log_of(unbroken) == log_of(again)
     kill_in(folder / "left")  # for one process to go on with
+    try:
+        side_by_side(out=folder / "beside", progress=kill_at(8))
+    except Killed:
+        found["beside"] = side_by_side(out=folder / "beside", resume=True)
     found["errors"] = {
         "nan": said(lambda: learn("relu", lr=1e30, clip=None)),
         "few": said(lambda: learn("relu", batch_size=1)),
         "compile": said(lambda: learn("relu", backend="compile")),
         "there": said(lambda: learn("batch_topk", out=folder / "here")),
         "other": said(lambda: learn("batch_topk", out=folder / "here", resume=True, seed=1)),
+    }
+    own = world().rank
+    found["errors"] |= {
+        "data": said(lambda: saes.train(X + own, CASES["relu"], **USUAL)),
+        "folder": said(lambda: learn("relu", out=None if own else folder / "new", seed=own)),
     }
     Ranks.add_gradients = lambda self, parameters: None
     found["errors"]["apart"] = said(lambda: learn("relu"))

@@ -247,6 +247,15 @@ def test_one_of_them_writes_what_one_process_would(two, tmp_path):
     assert sae.n_latents == shared.F and float(sae.threshold) > 0
 
 
+def test_several_saes_of_several_sites_are_those_of_one_process_though_broken_off(two):
+    found, folder = two
+    alone = shared.side_by_side()
+    assert len(alone) == 4 and found["beside"].keys() == alone.keys()
+    for name, log in alone.items():
+        assert off(found["beside"][name], log) < (CURVE, ""), name
+    assert len(list((folder / "beside" / "sae").glob("*/training.json"))) == 4
+
+
 @pytest.mark.parametrize(
     ("kind", "cls", "sentence"),
     [
@@ -255,6 +264,8 @@ def test_one_of_them_writes_what_one_process_would(two, tmp_path):
         ("compile", "ParameterError", "compile is for one process"),
         ("there", "StoreError", "already holds a training; go on with resume"),
         ("other", "StoreError", "holds a training with another seed (0; now 1)"),
+        ("data", "ParameterError", "the processes of torchrun were given different acts; call it"),
+        ("folder", "ParameterError", "were given different seed, out; call it with the same"),
         ("apart", "InterpError", "the ranks hold different weights of relu after step 1"),
     ],
 )

@@ -23,6 +23,7 @@ def ranks(request, torchrun, tmp_path_factory):
     """What `sharded_ranks` found, by rank; run once for a number of ranks."""
     if request.param not in FOUND:
         folder = tmp_path_factory.mktemp("ranks")
+        ranked.leave(folder / "alone")
         done = torchrun(request.param, SCRIPT, folder)
         assert done.returncode == 0, done.stderr
         every = json.loads((folder / "found.json").read_text())
@@ -140,12 +141,21 @@ def test_a_checkpoint_that_cannot_be_written_ends_all_ranks_in_a_sentence(ranks)
 
 def test_one_process_goes_on_with_the_checkpoint_of_shards(found, tmp_path):
     shutil.copytree(found["folder"] / "other", tmp_path / "run")
-    again = training_of("topk", out=tmp_path / "run", resume=True)
+    steps = []
+    again = training_of(
+        "topk", out=tmp_path / "run", resume=True, progress=lambda done, *_: steps.append(done)
+    )
+    assert steps[0] == 9
     alone = training_of("topk")
     later = slice(8, None)
     assert again.training_log.loss["total"][later] == pytest.approx(
         alone.training_log.loss["total"][later], rel=1e-5
     )
+
+
+def test_shards_go_on_with_the_checkpoint_of_one_process(found):
+    first, off = found["trained"]["of one"]
+    assert first == 9 and off < 1e-5
 
 
 def test_a_rank_holds_its_share_of_parameters_and_moments(ranks):

@@ -509,7 +509,11 @@ def test_a_resampled_latent_fires_again(small_config, small, name):
         ({"checkpoint_every": -1}, "checkpoint_every"),
         ({"steps": "5"}, "steps must be a whole number above 0"),
         ({"k_start": 99}, "k_start must be from 1 to 24"),
+        ({"shards": None}, "shards must be a whole number above 0; got None"),
+        ({"shards": 0}, "shards must be a whole number above 0; got 0"),
+        ({"shards": 2}, "shards must be from 2 up and divide the 1 process"),
         ({"device": "foo"}, "device 'foo' is not there"),
+        ({"device": "meta"}, "device 'meta' is not there"),
     ],
 )
 def test_settings_are_checked_before_the_first_step(small_config, options, says):

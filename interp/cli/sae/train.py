@@ -1,7 +1,6 @@
 """``interp sae train``: learn sparse autoencoders from a store, or straight from a model."""
 
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from interp.cli.capture import show_plan, size
 from interp.cli.report import command_of
 from interp.cli.shell import bar, emit, note, say_notes, speaks, table
 from interp.errors import InterpError, ParameterError
+from interp.runs import parse_json
 
 if TYPE_CHECKING:
     from saes import SAEConfig
@@ -514,7 +514,7 @@ def _settings(settings: list[str] | None, own: Iterable[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     """A JSON value, or the text itself."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 
@@ -536,9 +536,10 @@ def _show_plan(
     if as_json:
         emit(vars(plan))
         return
+    where = f" in each of {plan.processes} processes" if plan.processes > 1 else ""
     typer.echo(
         f"{plan.rows} rows, {plan.steps} steps of {plan.batch_size} ({plan.epochs:.1f} epochs) for "
         f"{plan.saes} SAEs: {size(plan.bytes)} of weights and a checkpoint of "
         f"{size(plan.checkpoint_bytes)}, about {plan.seconds:.0f} s"
-        f"{', ' + size(plan.peak_bytes) + ' of memory' if plan.peak_bytes else ''}"
+        f"{f', {size(plan.peak_bytes)} of memory{where}' if plan.peak_bytes else ''}"
     )

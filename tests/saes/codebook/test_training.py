@@ -99,8 +99,11 @@ def test_killed_and_resumed_is_unbroken(tmp_path):
         train_codebooks(broken, batches(), out=tmp_path, resume=True, **{**options, "lr": 1e-3})
     with pytest.raises(StoreError, match="another batches"):
         train_codebooks(broken, batches(seed=1), out=tmp_path, resume=True, **options)
+    left = tmp_path / ".checkpoint.safetensors.9.tmp"
+    left.write_bytes(b"half")
     fresh = insert(small_model(5, dropout=0.1), ["head_out.*", "mlp_out.1"], CONFIG, seed=5)
     again = train_codebooks(fresh, batches(), out=tmp_path, resume=True, **options)
+    assert not left.exists()
     for name, parameter in weights(whole).items():
         assert torch.equal(weights(fresh)[name], parameter), name
     assert (
