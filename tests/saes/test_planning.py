@@ -69,3 +69,9 @@ def test_processes_share_the_time_that_a_model_takes(gpt2, texts, monkeypatch):
     assert stated() == pytest.approx(10**6, rel=1e-3)
     monkeypatch.setattr(planning, "world", Even)
     assert stated() == pytest.approx(10**6 / 2, rel=1e-3)
+
+
+def test_what_a_checkpoint_copies_is_counted():
+    """On a CPU nothing; of shards a whole tensor, and the part that another process sends."""
+    assert planning._copied(100, 1000, 1, "cpu") == 0
+    assert planning._copied(100, 1000, 2, "cpu") == 150
