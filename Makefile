@@ -32,8 +32,9 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/basedpyright
 
+# Tests use one thread each, so that two processes at a time fill two cores.
 unit: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 examples: $(READY)
 	$(BIN)/python examples/quickstart.py
@@ -45,7 +46,7 @@ oldest newest:
 	$(PYTHON) -m venv --clear .venv-$@
 	.venv-$@/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints-$@.txt --editable '.[dev]'
-	.venv-$@/bin/python -m pytest -m "not slow and not gpu"
+	.venv-$@/bin/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
