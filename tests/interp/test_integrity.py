@@ -323,6 +323,12 @@ def test_resume_takes_in_what_other_processes_finished(made, store):
     assert content(store) == content(made)
 
 
+def test_a_store_that_no_capture_made_is_repaired_too(store):
+    edit(store, lambda m: [m.pop(k) for k in ("key", "sha256")])
+    (store / SECOND).unlink()
+    assert repair(store) == ("marked the store as not complete",)
+
+
 def test_repair_leaves_an_altered_manifest_to_the_capture(made, store):
     edit(store, lambda m: m.update(n_rows=3))
     flip(store / SECOND, -5)
