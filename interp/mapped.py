@@ -21,7 +21,7 @@ __all__ = ["MappedTexts", "forget", "map_file", "strings_of", "writing"]
 
 LARGE = 256 * 2**20
 """Bytes of a file, or of a column of text, beyond which it is not held in memory."""
-TOUCHED = 32 * 2**20
+TOUCHED = 16 * 2**20
 """Bytes read from mapped files before their pages are given back."""
 AROUND = 2**16
 """Bytes that the system brings in around one that is read."""
@@ -61,7 +61,7 @@ def forget() -> None:
 
 
 class Reading:
-    """Counts what is read from mapped files, and gives their pages back at every 32 MB."""
+    """Counts what is read from mapped files, and gives their pages back at every 16 MB."""
 
     def __init__(self) -> None:
         self._bytes = 0

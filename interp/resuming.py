@@ -33,9 +33,9 @@ __all__ = ["drop", "enter", "keep_whole", "rank_list"]
 
 SETTINGS = ("batch_size", "shard_rows")
 """Options that are no part of a store's key, and are those of its first start."""
-ROW_GROUP = 32_768
+ROW_GROUP = 16_384
 """Rows of the table that are written together."""
-HELD = 16 * 2**20
+HELD = 2**20
 """Bytes of the table that are held in memory; more lie in a temporary file."""
 
 

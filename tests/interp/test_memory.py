@@ -66,3 +66,16 @@ def test_a_store_larger_than_memory_is_written_read_and_trained_from(capsys):
     with capsys.disabled():
         print(said)
     assert [line.split()[0] for line in said.splitlines()[1:]] == ["write", "read", "train"]
+
+
+@pytest.mark.slow
+def test_texts_larger_than_memory_are_captured(capsys):
+    program = ROOT / "examples" / "big_text.py"
+    found = json.loads(run(program, "--megabytes", "150", "--json", timeout=3000))
+    with capsys.disabled():
+        print(json.dumps(found, indent=1))
+    assert set(found) == {"csv", "jsonl", "parquet", "txt"}
+    for kind, f in found.items():
+        assert f["growth"]["pieces"] < 40e6 < 200e6 < f["growth"]["whole"], kind
+        assert f["same"], kind
+        assert 0.8 < f["pieces all"]["stated"] / f["pieces all"]["peak"] < 1.2, kind
