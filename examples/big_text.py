@@ -134,7 +134,7 @@ def measured(kind, size, folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--megabytes", type=float, default=200)
     parser.add_argument("--kinds", default="csv,jsonl,parquet,txt")
     parser.add_argument("--json", action="store_true")

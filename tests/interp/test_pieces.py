@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 
 import numpy as np
@@ -6,7 +7,7 @@ import pandas as pd
 import pytest
 
 import interp
-from interp import mapped, packed, pieces
+from interp import mapped, packed, pieces, resuming
 from interp.capturing import Capture
 from interp.data import CSV, table_of
 from interp.errors import DataError
@@ -226,3 +227,37 @@ def test_mapped_texts_are_a_sequence(tmp_path, monkeypatch):
     for bad in (len(wanted), -len(wanted) - 1):
         with pytest.raises(IndexError):
             texts[bad]
+
+
+def test_without_strings_of_arrow_a_file_is_read_whole(tmp_path, monkeypatch):
+    file = write(tmp_path / "some.csv", records())
+    whole = interp.read(file)
+    in_pieces(monkeypatch)
+    with pd.option_context("mode.string_storage", "python"):
+        assert pieced(file) is None
+        data = interp.read(file)
+    assert isinstance(data.inputs, list) and data.inputs == whole.inputs
+    assert data.hash == whole.hash
+
+
+def test_a_table_of_several_groups_is_the_table(tmp_path, monkeypatch):
+    mixed = pd.DataFrame(records()).assign(mixed=[1, "two"] * 50, lists=[[i] for i in range(100)])
+    kept = (["text", "mixed", "lists"], ["text", "lists", "flag"], ["whole"], [])
+    for columns in kept:
+        found, rows = [], pd.DataFrame({c: mixed[c] for c in columns}, index=mixed.index)
+        for group in (16, 1000):
+            monkeypatch.setattr(resuming, "ROW_GROUP", group)
+            with resuming.table_file(rows) as file:
+                file.seek(0)
+                found.append(file.read())
+        one, other = (pd.read_parquet(io.BytesIO(bytes)) for bytes in found)
+        pd.testing.assert_frame_equal(one, other)
+        assert list(one.columns) == columns
+        assert (found[0] == found[1]) == (not columns)  # else in seven groups, and in one
+
+
+def test_a_small_table_has_the_bytes_that_pandas_writes():
+    rows = pd.DataFrame(records())
+    with resuming.table_file(rows) as file:
+        file.seek(0)
+        assert file.read() == rows.to_parquet(index=False)
