@@ -6,9 +6,10 @@ DataFrame, a tensor. Columns are named or found; what was found is in the data s
 
 A csv, tsv, jsonl, txt or parquet file of more than 256 MB is read in pieces into temporary files,
 which are mapped into memory (`interp.mapped`: ``TMPDIR`` says where, and nothing of them is left);
-the data set is the same. What is held in memory even so: a json file, one with a column that mixes
-kinds, or has no value in 4,096 rows, and what ``hf:NAME`` gives, which can be captured in parts, a
-store each: ``hf:NAME[train[:10%]]``, ``hf:NAME[train[10%:20%]]``, ….
+the data set is the same. What is held in memory even so: one row group of a parquet file; a json
+file; a file with a column that mixes kinds, or has no value in 4,096 rows; any file where pandas is
+older than 3; and what ``hf:NAME`` gives, which can be captured in parts, a store each:
+``hf:NAME[train[:10%]]``, ``hf:NAME[train[10%:20%]]``, ….
 """
 
 import hashlib

@@ -125,8 +125,9 @@ def _parquet(file: Path) -> "Iterator[pd.DataFrame]":
     from pyarrow import parquet
 
     with parquet.ParquetFile(file, buffer_size=2**20) as opened:
-        for batch in opened.iter_batches(batch_size=ROWS):
-            yield batch.to_pandas()
+        for group in range(opened.num_row_groups):  # of several at once, all stays in memory
+            for batch in opened.iter_batches(batch_size=ROWS, row_groups=[group]):
+                yield batch.to_pandas()
 
 
 class _Table:
