@@ -4,19 +4,24 @@
 folders), ``hf:NAME[split]``, ``file.py:factory``, ``demo:NAME``, or in Python a list of strings, a
 DataFrame, a tensor. Columns are named or found; what was found is in the data set's notes.
 
-Texts and columns are held in memory, activations need not be. Data that do not fit are read in
-parts, a store each: a file a part, or ``hf:NAME[train[:10%]]``, ``hf:NAME[train[10%:20%]]``, ….
+A csv, tsv, jsonl, txt or parquet file of more than 256 MB is read in pieces into temporary files,
+which are mapped into memory (`interp.mapped`: ``TMPDIR`` says where, and nothing of them is left);
+the data set is the same. What is held in memory even so: one row group of a parquet file; a json
+file; a file with a column that mixes kinds, or has no value in 4,096 rows; any file where pandas is
+older than 3; and what ``hf:NAME`` gives, which can be captured in parts, a store each:
+``hf:NAME[train[:10%]]``, ``hf:NAME[train[10%:20%]]``, ….
 """
 
 import hashlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from interp import mapped
 from interp.errors import DataError, ParameterError, closest, one_line
 from interp.images import IMAGES, image_bytes
 from interp.runs import parse_json
@@ -41,9 +46,9 @@ class Dataset:
     Attributes
     ----------
     name : short name for titles and ``metrics.json``, such as ``"cities"``.
-    kind : what ``inputs`` are: ``"text"`` (list of strings), ``"image"`` (list of paths or of PIL
-        images), ``"tensor"`` ([n, ...], fed to the model as it is) or ``"pair"`` (list of tuples
-        of an image and its text, `interp.read_pairs`).
+    kind : what ``inputs`` are: ``"text"`` (list of strings, or `interp.mapped.MappedTexts`),
+        ``"image"`` (list of paths or of PIL images), ``"tensor"`` ([n, ...], fed to the model as it
+        is) or ``"pair"`` (list of tuples of an image and its text, `interp.read_pairs`).
     inputs : one a row.
     rows : DataFrame of the columns kept from the data, indexed 0..n-1.
     labels : names of the label columns; a missing value leaves that row out of that concept.
@@ -59,7 +64,7 @@ class Dataset:
 
     name: str
     kind: Literal["text", "image", "tensor", "pair"]
-    inputs: "list[str] | list[Any] | Tensor"
+    inputs: "Sequence[str] | list[Any] | Tensor"
     rows: "pd.DataFrame"
     labels: tuple[str, ...] = ()
     group: str | None = None
@@ -87,11 +92,24 @@ class Dataset:
                     data = part.encode(*_UTF8) if isinstance(part, str) else image_bytes(part)
                     digest.update(len(data).to_bytes(8, "little") + data)
         for column in (*self.labels, *([self.group] if self.group else [])):
-            digest.update(f"{column}:{self.rows[column].tolist()!r}".encode(*_UTF8))
+            digest.update(f"{column}:".encode(*_UTF8))
+            for piece in _listed(self.rows[column]):
+                digest.update(piece.encode(*_UTF8))
         return digest.hexdigest()[:16]
 
 
 _UTF8 = ("utf-8", "surrogatepass")
+LISTED = 10_000
+"""Values of a column that are made Python objects at a time."""
+
+
+def _listed(column: Any) -> Iterator[str]:
+    """A Series as the list that Python writes, in pieces."""
+    yield "["
+    for start in range(0, len(column), LISTED):
+        values = column.iloc[start : start + LISTED].tolist()
+        yield (", " if start else "") + repr(values)[1:-1]
+    yield "]"
 
 
 def read(
@@ -211,6 +229,13 @@ def table_of(file: Path) -> "pd.DataFrame":
     if suffix not in PARSERS:
         known = ", ".join([*PARSERS, ".safetensors"])
         raise DataError(f"{file} is of no known kind; known are {known} and folders of images.")
+    if file.stat().st_size > mapped.LARGE:
+        from interp.pieces import table_in_pieces
+
+        options = {} if suffix not in SEPARATORS else {"sep": SEPARATORS[suffix], **CSV}
+        table = table_in_pieces(file, **options)
+        if table is not None:
+            return table
     try:
         return PARSERS[suffix](file)
     except UnicodeDecodeError as error:
@@ -220,21 +245,22 @@ def table_of(file: Path) -> "pd.DataFrame":
         raise DataError(f"{file} cannot be read as {suffix[1:]}: {text}.") from error
 
 
+CSV: dict[str, Any] = {
+    "index_col": False,
+    "encoding": "utf-8-sig",
+    "keep_default_na": False,  # text stays text: "NA" and "null" are words,
+    "na_values": [""],  # and an empty field is missing
+}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
 def _read_csv(file: Path, sep: str = ",") -> "pd.DataFrame":
     import pandas as pd
 
     with warnings.catch_warnings():  # it would drop the fields that the header does not name
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            # text stays text: "NA" and "null" are words, an empty field is missing
-            return pd.read_csv(
-                file,
-                sep=sep,
-                index_col=False,
-                encoding="utf-8-sig",
-                keep_default_na=False,
-                na_values=[""],
-            )
+            return pd.read_csv(file, sep=sep, **CSV)
         except pd.errors.ParserWarning as error:
             raise ValueError(
                 "rows have more fields than the header; put texts with commas in quotes"
@@ -422,14 +448,19 @@ def _from_table(table: "pd.DataFrame", wanted: Columns, name: str) -> Dataset:
     )
 
 
-def texts_of(table: "pd.DataFrame", column: str, name: str) -> list[str]:
-    """The texts of a column; refused where a row has none."""
+def texts_of(table: "pd.DataFrame", column: str, name: str) -> Sequence[str]:
+    """The texts of a column, decoded when asked for where they are large; refused where a row has
+    none.
+    """
     missing = table[column].isna().to_numpy()
     if missing.any():
         raise DataError(
             f"row {int(missing.argmax())} of {name} has no text in column {column!r}; drop such "
             "rows."
         )
+    held = mapped.strings_of(table[column])
+    if held is not None and held.nbytes > mapped.LARGE:
+        return mapped.MappedTexts(held)
     texts = table[column].tolist()
     wrong = next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)
     if wrong is not None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,8 +117,8 @@ class Forwards:
 
     def _alone_and_batched(self) -> dict[str, float]:
         n = len(self.data)
-        order = sorted(range(n), key=lambda i: self.feed.lengths[i])
-        chosen = sorted({order[0], order[n // 3], order[2 * n // 3], order[-1]})
+        order = np.argsort(self.feed.lengths, kind="stable")
+        chosen = sorted({int(order[i]) for i in (0, n // 3, 2 * n // 3, -1)})
         dtype = self.model.dtype
         batched = self.pooled(chosen)
         worst = {p.name: 0.0 for p in self.points}

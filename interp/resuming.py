@@ -6,10 +6,10 @@ its share of the shards that are there; what is whole is kept, and the rest is c
 
 import contextlib
 import hashlib
-import io
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from interp.distributed import world
 from interp.errors import StoreError
@@ -23,6 +23,7 @@ from interp.manifest import (
     read_manifest,
     write_manifest,
 )
+from interp.mapped import forget, writing
 from interp.runs import sweep, write_bytes
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ __all__ = ["drop", "enter", "keep_whole", "rank_list", "table_room"]
 
 SETTINGS = ("batch_size", "shard_rows")
 """Options that are no part of a store's key, and are those of its first start."""
+ROW_GROUP = 16_384
+"""Rows of the table that are written together."""
+HELD = 2**20
+"""Bytes of the table that are held in memory; more lie in a temporary file."""
 
 
 def enter(
@@ -67,11 +72,11 @@ def enter(
                 f"{path} already holds a store; use --resume to go on with it, --force to "
                 "replace it, or another folder."
             )
-    data = table_bytes(rows)
-    begun = {**fresh, "table": _entry(data)}
-    write_manifest(path, begun)  # first: a kill from here on leaves a store to resume
-    clear(path, set(), {TABLE})
-    write_bytes(path / TABLE, data)
+    with table_file(rows) as table:
+        begun = {**fresh, "table": _entry(table)}
+        write_manifest(path, begun)  # first: a kill from here on leaves a store to resume
+        clear(path, set(), {TABLE})
+        write_bytes(path / TABLE, _pieces(table))
     return begun
 
 
@@ -139,11 +144,11 @@ def _settle(path: Path, manifest: dict[str, Any], rows: "pd.DataFrame") -> dict[
     """Write the manifest of what is kept, and remove everything else."""
     table = manifest.get("table")
     if table is None or state_of(path, table)[0] != "whole":
-        data = table_bytes(rows)
-        manifest = {**manifest, "table": _entry(data)}
-        write_manifest(path, manifest)
-        (path / TABLE).unlink(missing_ok=True)  # it may be a link that leads elsewhere
-        write_bytes(path / TABLE, data)
+        with table_file(rows) as made:
+            manifest = {**manifest, "table": _entry(made)}
+            write_manifest(path, manifest)
+            (path / TABLE).unlink(missing_ok=True)  # it may be a link that leads elsewhere
+            write_bytes(path / TABLE, _pieces(made))
     elif {**manifest, "sha256": checksum(manifest)} != read_manifest(path, altered=True):
         write_manifest(path, manifest)
     clear(path, {s["file"] for s in manifest["shards"]}, set())
@@ -175,29 +180,69 @@ def drop(path: Path) -> None:
         path.rmdir()
 
 
-def table_bytes(rows: "pd.DataFrame") -> bytes:
-    """The columns kept from the data, as a parquet file."""
-    buffer = io.BytesIO()
-    try:
-        rows.to_parquet(buffer, index=False)
-    except (TypeError, ValueError, OverflowError):  # mixed text and numbers are kept as text
-        buffer = io.BytesIO()
-        rows.apply(_as_text).to_parquet(buffer, index=False)
-    return buffer.getvalue()
+@contextlib.contextmanager
+def table_file(rows: "pd.DataFrame") -> Iterator[IO[bytes]]:
+    """The columns kept from the data, as a parquet file without a name."""
+    with tempfile.SpooledTemporaryFile(max_size=HELD) as spooled:
+        file = cast(IO[bytes], spooled)
+        with writing("the table of the data's columns"):
+            try:
+                _write_parquet(rows, file)
+            except (
+                TypeError,
+                ValueError,
+                OverflowError,
+            ):  # mixed text and numbers are kept as text
+                file.seek(0)
+                file.truncate()
+                _write_parquet(cast("pd.DataFrame", rows.apply(_as_text)), file)
+        yield file
 
 
 def table_room(rows: "pd.DataFrame") -> int:
-    """Bytes of memory that making that file takes, about: from a thousand of the rows."""
+    """Bytes of memory that writing the table takes, about: a group of its rows, and a column of
+    objects whole, whose kind is looked for. From a thousand of the rows.
+    """
     if not len(rows):
         return 0
     some = rows.iloc[:: len(rows) // 1000 + 1]
-    copied = [c for c in some if some[c].dtype == object]
-    objects = some[copied].memory_usage(index=False, deep=True).sum()
-    return int((len(table_bytes(some)) * 9 / 8 + objects) * len(rows) / len(some))
+    objects = [
+        some[c].memory_usage(index=False, deep=True) for c in some if some[c].dtype == object
+    ]
+    with table_file(some) as file:
+        group = file.seek(0, 2) * min(len(rows), ROW_GROUP) / len(some)
+    return int(HELD + 2 * group + max(objects, default=0) * len(rows) / len(some))
 
 
-def _entry(data: bytes) -> dict[str, Any]:
-    return {"file": TABLE, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+def _write_parquet(rows: "pd.DataFrame", file: IO[bytes]) -> None:
+    """Write rows some at a time; the bytes are the same, however the rows were read."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if not len(rows.columns):
+        rows.to_parquet(file, index=False)
+        return
+    schema = pa.Schema.from_pandas(rows, preserve_index=False)
+    with parquet.ParquetWriter(file, schema) as writer:
+        for start in range(0, len(rows), ROW_GROUP):
+            some = rows.iloc[start : start + ROW_GROUP]
+            part = pa.Table.from_pandas(some, schema=schema, preserve_index=False)
+            writer.write_table(part.combine_chunks())
+            forget()
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    file.seek(0)
+    while piece := file.read(2**22):
+        yield piece
+
+
+def _entry(file: IO[bytes]) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    for piece in _pieces(file):
+        digest.update(piece)
+        size += len(piece)
+    return {"file": TABLE, "bytes": size, "sha256": digest.hexdigest()}
 
 
 def _as_text(column: "pd.Series") -> "pd.Series":

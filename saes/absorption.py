@@ -334,7 +334,7 @@ def first_letters(model: Any, data: Any, max_length: int | None = None) -> "pd.D
         raise DataError(f"{texts.name} holds no texts, so its rows have no letters.")
     feed = TextFeed(model, texts, max_length)
     options = {} if max_length is None else {"truncation": True, "max_length": max_length}
-    strings: Any = texts.inputs
+    strings: Any = list(texts.inputs)
     with quiet_transformers():
         try:
             spans = model.tokenizer(strings, return_offsets_mapping=True, **options)

@@ -397,9 +397,9 @@ def _spans(books: Codebooks, texts: Dataset, max_length: int | None) -> list[lis
     options = {} if max_length is None else {"truncation": True, "max_length": max_length}
     with quiet_transformers():
         try:
-            return books.model.tokenizer(texts.inputs, return_offsets_mapping=True, **options)[
-                "offset_mapping"
-            ]
+            return books.model.tokenizer(
+                list(texts.inputs), return_offsets_mapping=True, **options
+            )["offset_mapping"]
         except (NotImplementedError, KeyError, TypeError) as error:
             raise ModelError(
                 f"the tokenizer of {books.model.spec} does not say where its tokens lie in the "

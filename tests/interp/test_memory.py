@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from interp.resuming import table_bytes, table_room
+from interp.resuming import table_room
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and forks")
 
@@ -73,12 +73,27 @@ def test_a_store_larger_than_memory_is_written_read_and_trained_from(capsys):
     assert [line.split()[0] for line in said.splitlines()[1:]] == ["write", "read", "train"]
 
 
-def test_the_room_of_a_table_is_that_of_its_file():
+def test_the_room_of_a_table_is_a_group_of_its_rows_and_a_column_of_objects():
     draw = random.Random(0)
-    texts = [draw.randbytes(draw.randrange(200)).hex() for _ in range(20_000)]
-    rows = pd.DataFrame({"text": texts, "label": [i % 2 for i in range(len(texts))]})
-    assert 1 < table_room(rows) / len(table_bytes(rows)) < 1.3
-    assert table_room(rows.astype(object)) > table_room(
-        rows
-    )  # a copy of what is no column of arrow
+    texts = [draw.randbytes(draw.randrange(200)).hex() for _ in range(60_000)]
+    rows = pd.DataFrame(
+        {"text": pd.array(texts, "string"), "label": [i % 2 for i in range(60_000)]}
+    )
+    few, many = table_room(rows[:20_000]), table_room(rows)
+    assert sum(map(len, texts[:16_384])) < few < 5 * sum(map(len, texts[:16_384]))
+    assert abs(many / few - 1) < 0.05  # three times the rows
+    assert table_room(rows.astype(object)) > many + sum(map(len, texts))
     assert table_room(rows[:0]) == 0
+
+
+@pytest.mark.slow
+def test_texts_larger_than_memory_are_captured(capsys):
+    program = ROOT / "examples" / "big_text.py"
+    found = json.loads(run(program, "--megabytes", "150", "--json", timeout=3000))
+    with capsys.disabled():
+        print(json.dumps(found, indent=1))
+    assert set(found) == {"csv", "jsonl", "parquet", "txt"}
+    for kind, f in found.items():
+        assert f["growth"]["pieces"] < 40e6 < 200e6 < f["growth"]["whole"], kind
+        assert f["same"], kind
+        assert 0.8 < f["pieces all"]["stated"] / f["pieces all"]["peak"] < 1.2, kind
