@@ -243,5 +243,9 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     given = {names[k]: v for k, v in flat.items()}
     many = {p.name for p in ctx.command.params if getattr(p, "multiple", False) or p.nargs == -1}
     given = {k: [v] if k in many and not isinstance(v, list) else v for k, v in given.items()}
+    for name, value in given.items():
+        for v in value if name in many else [value]:
+            if isinstance(v, list | dict):
+                raise typer.BadParameter(f"{path}: {name} takes no {type(v).__name__}")
     ctx.default_map = {**(ctx.default_map or {}), **given}
     return path

@@ -245,7 +245,7 @@ def test_a_page_is_cut_to_its_budget_and_says_what_is_gone(six):
     assert len(cut.encode()) <= budget
     assert "Left out to stay within it" not in whole
     assert "Left out to stay within it: the figure and tables of" in cut
-    bare = Report(six, budget=4_850_000).html()
+    bare = Report(six, budget=len(plotly.offline.get_plotlyjs()) + 35_000).html()
     assert "Left out to stay within it: the sections of 6 results" in bare
     assert '<figure id="fig' not in bare and "facts.label" in bare
 
@@ -257,7 +257,7 @@ def test_many_models_and_concepts_stay_within_the_budget(full):
         for i in range(12)
         for j in range(2)
     ]
-    page = Report(many, budget=5_150_000).html()
+    page = Report(many, budget=len(plotly.offline.get_plotlyjs()) + 335_000).html()
     assert len(page.encode()) <= 5_150_000
     assert "not drawn, for the page's size" in html_text(page) and 'id="models1"' in page
     assert "Left out to stay within it" in page

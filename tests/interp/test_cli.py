@@ -374,6 +374,8 @@ def test_a_config_file_takes_every_flag_by_its_name(invoke, folder, data, tmp_pa
         ("a.json", "{", "cannot be read"),
         ("none.toml", None, "cannot be read"),
         ("a.toml", "batch-size = 'many'", "valid integer"),
+        ("a.toml", "max-length = [1]", "max_length takes no list"),
+        ("a.json", '{"hookpoints": ["embed", {}]}', "hookpoints takes no dict"),
     ],
 )
 def test_a_wrong_config_file_is_wrong_usage(invoke, folder, data, tmp_path, name, text, says):

@@ -86,6 +86,8 @@ def test_a_store_is_the_same(pair, texts, pool, tmp_path):
     assert hooks(pair[1]) == 0
 
 
+# Releases of transformers before 5.20 look at where the first weight is, which lies on the disk.
+@pytest.mark.filterwarnings("ignore:You are calling .generate")
 def test_interventions_gradients_and_generation(pair):
     plain, spread = pair
     vector = torch.linspace(-1, 1, 32)
@@ -314,6 +316,7 @@ def test_what_is_on_the_disk_takes_no_memory(tmp_path, folder):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_over_a_gpu_memory_and_disk(folder, texts):
     where = {**MAPS["llama"], "model.embed_tokens": 0, "model.layers.0": 0, "lm_head": "cpu"}
     plain = interp.load(folder("llama"), device="cuda:0")
