@@ -100,10 +100,10 @@ def _pca(rows: NDArray) -> NDArray:
 
 
 def _umap(rows: NDArray, seed: int) -> NDArray:
-    umap: Any = importlib.import_module("umap")
     # One thread: UMAP raises their number, and what follows waits for them most of its time.
     with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore")  # its word on the seed and its threads
+        warnings.simplefilter("ignore")  # its word on Tensorflow, the seed and its threads
+        umap: Any = importlib.import_module("umap")
         made = umap.UMAP(
             n_neighbors=min(15, len(rows) - 1), min_dist=0.1, metric="cosine", random_state=seed
         )
