@@ -210,7 +210,7 @@ def table_room(rows: "pd.DataFrame") -> int:
     starts = range(0, len(rows), len(rows) // 20 + 1)  # of neighbours: a step would copy columns
     some = pd.concat([rows.iloc[start : start + 50] for start in starts])
     sizes = some.memory_usage(index=False, deep=True).tolist()
-    objects = [n for n, kind in zip(sizes, some.dtypes, strict=True) if kind == object]
+    objects = [n for n, kind in zip(sizes, some.dtypes, strict=True) if str(kind) == "object"]
     with table_file(some) as file:
         group = file.seek(0, 2) * min(len(rows), ROW_GROUP) / len(some)
     return int(HELD + 2 * group + max(objects, default=0) * len(rows) / len(some))
