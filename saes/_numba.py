@@ -21,6 +21,7 @@ The bound also holds the rounding errors of the float arithmetic on either side:
 """
 
 import threading
+import uuid
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -59,9 +60,21 @@ def _kernel(function: Callable[..., Any]) -> Any:
     """Compiled when it is first called, and kept on disk where there is a place to write to."""
     options = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
     try:
-        return njit(nogil=True, cache=True, **options)(function)
+        kernel: Any = njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:  # neither this folder nor the user's can be written
         return njit(nogil=True, **options)(function)
+    own_names(kernel._cache._cache_file)
+    return kernel
+
+
+def own_names(file: Any) -> None:
+    """Give everything that numba keeps of a kernel a file name that nothing else has had.
+
+    numba numbers its files from 1 and lists a file before it writes it. Until then other processes
+    load what lies under that number: the code of an older release, or for other arguments.
+    """
+    base = file._index_name.removesuffix(".nbi")
+    file._data_name = lambda number: f"{base}.{uuid.uuid4().hex}.nbc"
 
 
 _BUFFERS = threading.local()

@@ -16,9 +16,6 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # numba's folder of compiled kernels is not made for two processes that fill it at a time
-    os.environ["NUMBA_CACHE_DIR"] = str(Path(__file__).parents[1] / "build" / f"numba-{worker}")
 
 import pytest
 import torch

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from numba.core.caching import IndexDataCacheFile
 from scipy.stats import norm
 from torch.testing import assert_close
 
@@ -503,3 +504,27 @@ def test_where_nothing_can_be_kept_on_disk(monkeypatch):
     monkeypatch.setattr(_numba, "njit", refuse)
     function, options = _numba._kernel(len)
     assert function is len and options["nogil"] and "nnan" not in options["fastmath"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_code_that_is_not_written_yet_is_not_taken_for_another(own, tmp_path):
+    """Of two releases, and of two processes that compile at a time."""
+    old = IndexDataCacheFile(str(tmp_path), "kernel", "release 1")
+    old.save("float32", "code of release 1")
+    new = IndexDataCacheFile(str(tmp_path), "kernel", "release 2")
+    if own:
+        _numba.own_names(new)
+    other = IndexDataCacheFile(str(tmp_path), "kernel", "release 2")
+    seen = []
+    write = new._save_data
+    new._save_data = lambda name, data: (seen.append(other.load("float32")), write(name, data))
+    new.save("float32", "code of release 2")
+    assert seen == ([None] if own else ["code of release 1"])  # None: it compiles by itself
+    assert other.load("float32") == "code of release 2"
+
+
+def test_every_kernel_has_names_of_its_own():
+    kernels = [v for v in vars(_numba).values() if hasattr(v, "_cache")]
+    files = [k._cache._cache_file for k in kernels]
+    assert len(files) > 10
+    assert all(f._data_name(1) != f._data_name(1) for f in files)
