@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -116,3 +117,14 @@ def bend(document: Any, random: Random) -> tuple[str, str]:
         holder.insert(0, value(random))
         way = "has a new neighbour"
     return f"{name} {way}", json.dumps(document)
+
+
+def spoil_json(file: Path, random: Random) -> str:
+    """Spoil a JSON file in place: its bytes, or more often what it says."""
+    if random.random() < 0.2:
+        what, data = spoil(file.read_bytes(), random)
+        file.write_bytes(data)
+        return what
+    what, text = bend(json.loads(file.read_text()), random)
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    return what

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from mutations.bench import POINT, TEXTS, Bench
 from mutations.headers import spoil_file
-from mutations.junk import bend, spoil
+from mutations.junk import spoil_json
 from mutations.trial import Case
 
 
@@ -199,10 +199,4 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 def _spoil(file: Path, random: Random) -> str:
     if file.suffix == ".safetensors":
         return spoil_file(file, random, data=False)
-    if random.random() < 0.2:
-        what, data = spoil(file.read_bytes(), random)
-        file.write_bytes(data)
-        return what
-    what, text = bend(json.loads(file.read_text()), random)
-    file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    return what
+    return spoil_json(file, random)

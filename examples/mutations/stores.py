@@ -12,7 +12,7 @@ from interp.manifest import write_manifest
 from interp.store import ActivationStore
 from mutations.bench import POINT, Bench
 from mutations.headers import spoil_file
-from mutations.junk import Sound, bend, spoil
+from mutations.junk import Sound, spoil, spoil_json
 from mutations.trial import Case
 
 
@@ -134,14 +134,7 @@ def _sealed(store: Path, random: Random) -> str:
 
 
 def _manifest(store: Path, random: Random) -> str:
-    file = store / "manifest.json"
-    if random.random() < 0.2:
-        what, data = spoil(file.read_bytes(), random)
-        file.write_bytes(data)
-        return what
-    what, text = bend(json.loads(file.read_text()), random)
-    file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    return what
+    return spoil_json(store / "manifest.json", random)
 
 
 def _path(store: Path, random: Random) -> str:
