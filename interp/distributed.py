@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from interp import errors
-from interp.errors import InterpError, ParameterError
+from interp.errors import InterpError, ParameterError, one_line
 
 __all__ = ["World", "world"]
 
@@ -151,7 +151,7 @@ class World:
         try:
             yield dist
         except RuntimeError as error:
-            line = " ".join(str(error).split())[:200].rstrip(".")
+            line = one_line(error, 200)
             raise InterpError(
                 f"rank {self.rank} of {self.size} has lost the others; what ended the first of "
                 f"them is in its own message ({line})."

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interp.certificate import deviation
-from interp.errors import DataError, InterpError, LayerNotFound, ModelError
+from interp.errors import DataError, InterpError, LayerNotFound, ModelError, one_line
 from interp.feeds import as_tokens
 from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hooked
@@ -85,7 +85,7 @@ class Forwards:
             except (InterpError, MemoryError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # a foreign forward fails in its own ways
-                text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+                text = one_line(error, 200)
                 raise ModelError(
                     f"the forward of {self.model.spec} fails on {self.data.name} "
                     f"({self.data.kind}): {text}."

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.errors import LayerNotFound, ShapeError, StoreError, closest
+from interp.errors import LayerNotFound, ShapeError, StoreError, closest, one_line
 from interp.loading import DTYPES
 from interp.manifest import FORMAT, TABLE, inside, read_manifest
 from interp.runs import write_bytes
@@ -464,7 +464,7 @@ def _read_table(path: Path, manifest: Mapping[str, Any], *, whole: bool = True) 
     except StoreError:
         raise
     except Exception as error:  # a damaged parquet file fails in many ways
-        text = " ".join(str(error).split())[:200].rstrip(".")
+        text = one_line(error, 200)
         raise StoreError(
             f"the store {path} has no readable rows.parquet ({text}); its capture with --resume "
             "writes it again."

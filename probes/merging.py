@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interp.errors import ModelError, ParameterError
+from interp.errors import ModelError, ParameterError, one_line
 from interp.placement import resident
 from interp.results import Result
 from interp.runs import versions
@@ -96,7 +96,7 @@ def channel_axes(module: nn.Module) -> list[Axis]:
     try:
         graph = torch.fx.symbolic_trace(module).graph
     except Exception as error:  # a foreign forward fails in its own ways
-        text = " ".join(str(error).split())[:160]
+        text = one_line(error, 160)
         raise ModelError(
             f"the forward of {type(module).__name__} cannot be traced: {text}."
         ) from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interp.data import Dataset
-from interp.errors import ModelError
+from interp.errors import ModelError, one_line
 
 __all__ = ["HELD_OUT", "QUESTIONS", "DigitsNet", "digits", "digits_net", "scans"]
 
@@ -71,7 +71,7 @@ def digits_net(folder: Path) -> DigitsNet:
     try:
         net.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, OSError) as error:
-        text = " ".join(str(error).split())[:200].rstrip(".")
+        text = one_line(error, 200)
         raise ModelError(f"demo:digits cannot be loaded: {text}; reinstall interp.") from error
     return net.eval()
 

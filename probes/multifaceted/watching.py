@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from interp.errors import InterpError, LayerNotFound, ModelError, ParameterError
+from interp.errors import InterpError, LayerNotFound, ModelError, ParameterError, one_line
 from interp.hookpoints import HookPoint
 from interp.hooks import all_fired, evaluating, hooked
 from interp.models import Model
@@ -85,7 +85,7 @@ class Watched:
         except (InterpError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a foreign forward fails in its own ways
-            text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            text = one_line(error, 200)
             raise ModelError(
                 f"the forward of {self.model.spec} fails on images {list(images.shape)}: {text}."
             ) from error
